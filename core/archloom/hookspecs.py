@@ -1,0 +1,54 @@
+"""The whole extension surface. A plugin implements any of these with `@archloom.hookimpl`.
+
+Each calls `register(name, factory)`. The factory's parameters that bear one of the names below are
+handed in by the engine; its other parameters are keyword-only, typed, and are the user's options: the
+host derives validation, help and defaults from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pluggy
+
+hookspec = pluggy.HookspecMarker("archloom")
+
+Register = Callable[[str, Callable[..., Any]], None]
+
+
+@hookspec
+def register_search_spaces(register: Register) -> None:
+    """factory(*, options) -> `archloom.space.SearchSpace`"""
+
+
+@hookspec
+def register_strategies(register: Register) -> None:
+    """factory(space, rng, *, options) -> `archloom.strategy.Strategy`, or
+    factory(space, task, *, seed, ranks, options) -> `archloom.strategy.WeightSharing`"""
+
+
+@hookspec
+def register_estimators(register: Register) -> None:
+    """factory(*, options) -> `archloom.estimator.Estimator`"""
+
+
+@hookspec
+def register_tasks(register: Register) -> None:
+    """factory(*, options) -> `archloom.task.Task`"""
+
+
+@hookspec
+def register_components(register: Register) -> None:
+    """factory(*, options) -> nn.Module, under "backbone.NAME", "neck.NAME", "head.NAME" or "loss.NAME".
+    A head's factory is also handed in_channels and num_classes, a backbone's in_channels."""
+
+
+@hookspec
+def register_recipes(register: Register) -> None:
+    """factory(*, options) -> `archloom.training.Recipe`"""
+
+
+@hookspec
+def register_observers(register: Register) -> None:
+    """factory(*, options) -> callable(event: dict), called for every line of the run's log"""

@@ -1,0 +1,156 @@
+"""Search spaces: the choices, and how a network is built from one decision for each.
+
+A space is any object with `choices` and `build`. What else it may offer is listed in `SearchSpace`'s
+docstring and found by `hasattr`, so that the smallest space is two lines long.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from .architecture import Architecture, Choice, Option
+from .errors import SpaceError
+
+if TYPE_CHECKING:
+    from .task import Task
+
+
+@runtime_checkable
+class SearchSpace(Protocol):
+    """What can be searched.
+
+    Required:
+        `choices`                 the decisions to make, in order.
+        `build(architecture)`     a network (N, C, H, W) -> feature map (N, C', H', W'); no pooling, no
+                                  classifier: neck and head are the model's.
+
+    Optional, used where present:
+        `input_shape(architecture, task) -> (C, H, W)`   where the resolution is itself a choice.
+        `violations(architecture) -> list of sentences`  rules that single choices cannot express.
+        `named`                   name -> `NamedArchitecture`, the published networks.
+        `weight_formats`          `WeightFormat`s: state dicts of other implementations.
+        `recommended_model`       a `model:` section (neck, head) that the space's networks are usually given.
+
+    For weight sharing, both or neither:
+        `candidate(choice, option) -> nn.Module | None`  one option as a module; None where the choice is
+                                  no layer (a resolution, say).
+        `around(body) -> nn.Module`   stem and tail around `body`, the chain of the choices' modules. The
+                                  module returned hands any further arguments of its forward on to `body`
+                                  (`Around` does). `build` and the supernet both use these two, so
+                                  searched and trained blocks cannot differ.
+    """
+
+    choices: Sequence[Choice]
+
+    def build(self, architecture: Architecture) -> nn.Module: ...
+
+
+class Around(nn.Module):
+    """stem -> body -> tail; further arguments of the forward go to the body."""
+
+    def __init__(self, stem: nn.Module, body: nn.Module, tail: nn.Module | None = None) -> None:
+        super().__init__()
+        self.stem, self.body = stem, body
+        self.tail = nn.Identity() if tail is None else tail
+
+    def forward(self, x: Tensor, *selection: Any) -> Tensor:
+        return self.tail(self.body(self.stem(x), *selection))
+
+
+class Chain(nn.Module):
+    """Modules in sequence, each under the name of its choice."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+def build_chain(space: Any, architecture: Architecture) -> nn.Module:
+    """`build` for a space that has `candidate` and `around`: the chosen candidates in order."""
+    layers = {c.name: space.candidate(c, architecture[c.name]) for c in space.choices}
+    return space.around(Chain({name: layer for name, layer in layers.items() if layer is not None}))
+
+
+@dataclass(frozen=True)
+class NamedArchitecture:
+    """A published network: its decisions, the options of its space, and the figures its authors print."""
+
+    architecture: Architecture
+    resolution: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """How another implementation names the same tensors.
+
+    `theirs(our_key, architecture) -> their_key`: called for every key of our state dict, None for a key
+    that they do not have. `unwrap(state) -> state` peels a checkpoint's layers, where it has some.
+    """
+
+    name: str
+    theirs: Callable[[str], str | None]
+    unwrap: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda state: state
+
+
+def check(space: SearchSpace, architecture: Architecture) -> Architecture:
+    """The same architecture, with its choices in the space's order; a SpaceError where it does not fit."""
+    names = [choice.name for choice in space.choices]
+    missing = [name for name in names if name not in architecture]
+    unknown = [name for name in architecture if name not in names]
+    if missing or unknown:
+        parts = [f"lacks {missing}" if missing else "", f"decides unknown {unknown}" if unknown else ""]
+        raise SpaceError(
+            f"the architecture does not belong to this space: it {' and '.join(filter(None, parts))}; "
+            f"the space has {len(names)} choices, {names[0]} to {names[-1]}"
+        )
+    for choice in space.choices:
+        choice.index(architecture[choice.name])
+    return Architecture({name: architecture[name] for name in names})
+
+
+def violations(space: SearchSpace, architecture: Architecture) -> list[str]:
+    """What the space itself forbids about `architecture`, as sentences; empty where nothing."""
+    rule = getattr(space, "violations", None)
+    return list(rule(architecture)) if rule else []
+
+
+def size(space: SearchSpace) -> int:
+    """How many architectures there are, not counting the space's own `violations`."""
+    product = 1
+    for choice in space.choices:
+        product *= len(choice.options)
+    return product
+
+
+def sample(space: SearchSpace, rng: random.Random) -> Architecture:
+    """One architecture, uniform over the decisions."""
+    return Architecture({choice.name: rng.choice(choice.options) for choice in space.choices})
+
+
+def mutate(space: SearchSpace, architecture: Architecture, rng: random.Random) -> Architecture:
+    """One decision changed to another option; the architecture itself where no choice has two."""
+    open_choices = [choice for choice in space.choices if len(choice.options) > 1]
+    if not open_choices:
+        return architecture
+    choice = rng.choice(open_choices)
+    others: list[Option] = [option for option in choice.options if option != architecture[choice.name]]
+    return architecture.replace(**{choice.name: rng.choice(others)})
+
+
+def input_shape(space: SearchSpace, architecture: Architecture, task: Task) -> tuple[int, int, int]:
+    """(C, H, W) of the images that `architecture` is given: the space's word, else the task's shape."""
+    own = getattr(space, "input_shape", None)
+    return tuple(own(architecture, task)) if own else tuple(task.shape)
