@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .architecture import Architecture
 from .errors import ConfigError
 from .randomness import forked_rng
+from .space import SearchSpace, check, input_shape
+from .task import Task
 
 
 class Model(nn.Module):
@@ -26,6 +30,11 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor, *selection: Any) -> Tensor:
         return self.head(self.neck(self.backbone(x, *selection)))
+
+    def extract(self, architecture: Architecture) -> Model:
+        """One architecture of a supernet as a model of its own, with copies of the weights."""
+        backbone: nn.Module = self.backbone.extract(architecture)  # type: ignore[operator]
+        return Model(backbone, *(copy.deepcopy(part) for part in (self.neck, self.head, self.loss)))
 
 
 class GlobalAverage(nn.Module):
@@ -79,6 +88,17 @@ class ModelParts:
                 )
             head = self.head(features[1], num_classes)
         return Model(backbone, neck, head, self.loss())
+
+
+def assemble(
+    space: SearchSpace, architecture: Architecture, task: Task, parts: ModelParts, *, seed: int
+) -> Model:
+    """The whole model of one architecture for a task, weights drawn from `seed`."""
+    architecture = check(space, architecture)
+    with forked_rng(seed, "backbone"):
+        backbone = space.build(architecture)
+    shape = input_shape(space, architecture, task)
+    return parts.assemble(backbone, shape=shape, num_classes=len(task.classes), seed=seed)
 
 
 class _Bound(nn.Module):

@@ -1,0 +1,83 @@
+"""Strategies: who proposes. Two protocols; nothing to inherit from.
+
+A factory is handed what it names among its parameters; everything else of it is a keyword-only option:
+
+    space       the search space
+    rng         a random.Random of the strategy's own, a function of the run's seed
+    task        the data                                  (weight sharing)
+    seed        the run's seed, for `archloom.randomness` (weight sharing)
+    ranks       the processes of the run                  (weight sharing)
+    model       `ModelParts`: neck, head and loss as configured
+    device      torch.device
+    precision   "float32", "bfloat16" or "float16"
+    recorded    `recorded(name, measure)`: a JSON value measured once in a run's life and reused on resume
+
+A factory may declare `needs`, a tuple of what its space must offer: "supernet" or "differentiable".
+One that takes `task` needs "supernet" by that alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from .architecture import Architecture
+from .model import Model
+from .trial import Trial
+
+Recorded = Callable[[str, Callable[[], Any]], Any]
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """Ask and tell. It owns no loop, measures nothing and saves nothing: it is resumed by replay."""
+
+    def propose(self) -> Architecture | None:
+        """The next architecture to measure, or None: nothing to ask now.
+
+        The search ends when None comes while no trial is open; after None it is asked again only after
+        the next `observe`. Calls must be a function of the factory's arguments and of the calls before.
+        """
+        ...
+
+    def observe(self, trial: Trial) -> None:
+        """What became of a proposal, in the order that counts. `trial.scores`: higher is better, None
+        unless the trial is ok."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `fit` yields after each resumable unit.
+
+    unit: counts from 1, unique. of: how many units are planned. epochs: training epochs done so far, for
+    the budget. metrics: numbers of this unit, already averaged over the ranks.
+    """
+
+    unit: int
+    of: int
+    epochs: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class WeightSharing(Protocol):
+    """A method that trains a supernet first. It usually also proposes (then it is a `Strategy` as well)."""
+
+    supernet: Model  # its backbone is a `Supernet`
+
+    def fit(self) -> Iterator[Progress]:
+        """Train on from the state's own counters, yielding after each resumable unit.
+
+        A unit is an epoch or smaller. All randomness comes from (seed, purpose, step). On every rank.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `fit` needs to go on to the bit: tensors, numbers, strings, lists, dicts."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        ...
