@@ -1,8 +1,53 @@
-"""archloom: neural-architecture search in which every space, strategy and estimator is a plugin."""
+"""archloom: neural-architecture search in which every space, strategy and estimator is a plugin.
 
-__all__ = ["hookimpl"]
+    archloom.search(config)               a whole search; a Result
+    archloom.resume(folder)               go on with an interrupted one
+    archloom.build("fbnet_a")             a network by name, from an architecture file or a run folder
+    archloom.count(model, resolution)     its params and MACs
+    archloom.load_weights(model, path)    weights in our format or another implementation's
+    archloom.hookimpl                     marks a plugin's hooks, see archloom.hookspecs
+
+PyTorch is imported when one of these is first used, not before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import Any
 
 import pluggy
 
 hookimpl = pluggy.HookimplMarker("archloom")
 """Marks a plugin's implementation of one of `archloom.hookspecs`."""
+
+_LAZY = {
+    "Architecture": "architecture",
+    "Choice": "architecture",
+    "Host": "plugins",
+    "Result": "session",
+    "build": "zoo",
+    "count": "cost",
+    "load_weights": "zoo",
+    "resume": "session",
+    "search": "session",
+}
+
+__all__ = ["hookimpl", "version", *_LAZY]  # noqa: PLE0604 - the lazy names are strings
+
+
+def version() -> str:
+    """The installed version of archloom."""
+    return importlib.metadata.version("archloom")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'archloom' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"archloom.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

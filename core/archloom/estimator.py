@@ -49,6 +49,11 @@ class Context:
         model = assemble(self.space, architecture, self.task, self.model, seed=self.seed)
         return model.to(self.device)
 
+    def outline(self, architecture: Architecture) -> Model:
+        """The same on the meta device: shapes without numbers, for counting; built in a moment."""
+        with torch.device("meta"):
+            return assemble(self.space, architecture, self.task, self.model, seed=self.seed)
+
     def shape(self, architecture: Architecture) -> tuple[int, int, int]:
         """(C, H, W) of the images that `architecture` is given."""
         return input_shape(self.space, architecture, self.task)
@@ -60,7 +65,8 @@ class Estimator(Protocol):
 
     metrics: what `estimate` returns, all of it each time. expense: `STATIC`, `INHERITED` or `TRAINING`.
     needs: "supernet" where inherited weights are used, else empty. An estimate that cannot be made is
-    raised as an exception; it is recorded and the search goes on.
+    raised as an exception; it is recorded and the search goes on. One that trains says how many `epochs` an
+    estimate takes, for the budget.
     """
 
     metrics: tuple[Metric, ...]

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from .architecture import Architecture
 from .errors import ConfigError
 from .randomness import forked_rng
-from .space import SearchSpace, check, input_shape
+from .space import SearchSpace, WeightFormat, check, input_shape
 from .task import Task
 
 
@@ -22,11 +23,13 @@ class Model(nn.Module):
     """backbone -> neck -> head gives the logits; `loss(logits, targets)` a scalar.
 
     The backbone is a network or a supernet: `model(x, selection)` hands the selection to it alone.
+    `weight_formats`: how other implementations name the same tensors, as the backbone's space knows them.
     """
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module, loss: nn.Module) -> None:
         super().__init__()
         self.backbone, self.neck, self.head, self.loss = backbone, neck, head, loss
+        self.weight_formats: tuple[WeightFormat, ...] = ()
 
     def forward(self, x: Tensor, *selection: Any) -> Tensor:
         return self.head(self.neck(self.backbone(x, *selection)))
@@ -98,7 +101,9 @@ def assemble(
     with forked_rng(seed, "backbone"):
         backbone = space.build(architecture)
     shape = input_shape(space, architecture, task)
-    return parts.assemble(backbone, shape=shape, num_classes=len(task.classes), seed=seed)
+    model = parts.assemble(backbone, shape=shape, num_classes=len(task.classes), seed=seed)
+    model.weight_formats = tuple(getattr(space, "weight_formats", ()))
+    return model
 
 
 class _Bound(nn.Module):
@@ -124,7 +129,20 @@ def output_shape(module: nn.Module, shape: tuple[int, int, int]) -> tuple[int, .
 def call_on_meta(module: nn.Module, *inputs: Any) -> Any:
     """`module(*inputs)` with its parameters and buffers replaced by meta tensors."""
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return functional_call(module, {key: value.to("meta") for key, value in state.items()}, inputs)
+    with _SkipNorms():
+        return functional_call(module, {key: value.to("meta") for key, value in state.items()}, inputs)
+
+
+class _SkipNorms(TorchFunctionMode):
+    """BatchNorm and GroupNorm give back their input, whose shape they keep: on the meta device PyTorch works
+    them out in Python, which takes longer than all the rest of a trace."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (nn.functional.batch_norm, nn.functional.group_norm):
+            return args[0] if args else (kwargs or {})["input"]
+        return func(*args, **(kwargs or {}))
 
 
 class evaluating:  # noqa: N801 - reads as a phrase: `with evaluating(model):`

@@ -9,20 +9,26 @@ test          is read once, at the end
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import random
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 from .errors import ConfigError, TaskError
-from .randomness import derive_seed, forked_rng, python_rng
+from .randomness import derive_seed, forked_rng, python_rng, torch_rng
 from .ranks import Ranks
 
 Split = Literal["weights", "architecture", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+Transform = Callable[[Any], Tensor]
+Key = TypeVar("Key", bound=Hashable)
 
 
 @runtime_checkable
@@ -48,70 +54,84 @@ def stratified_split(
     """Disjoint index lists, each class shared out in the same proportions.
 
     Fractions sum to at most one; what remains is left out. Rounding is by largest remainder within a
-    class, and seeded, so that small classes do not all lose to the same split.
+    class, ties drawn from the seed, so that small classes do not all lose to the same split: a split's
+    share of a class is within one of its exact share.
     """
     total = sum(fractions.values())
-    if any(f < 0 for f in fractions.values()) or total > 1 + 1e-9:
+    if not all(f >= 0 for f in fractions.values()) or not total <= 1 + 1e-9:
         raise ConfigError(f"split fractions must be at least 0 and sum to at most 1, not {dict(fractions)}")
-    by_class: dict[int, list[int]] = {}
-    for index, target in enumerate(targets):
-        by_class.setdefault(int(target), []).append(index)
     parts: dict[str, list[int]] = {name: [] for name in fractions}
-    for label, members in sorted(by_class.items()):
+    for label, members in _by_class(targets).items():
         rng = python_rng(seed, "split", label)
         rng.shuffle(members)
         exact = {name: fraction * len(members) for name, fraction in fractions.items()}
-        counts = {name: int(share) for name, share in exact.items()}
-        order = sorted(exact, key=lambda name: (-(exact[name] - counts[name]), rng.random()))
-        for name in order[: round(sum(exact.values())) - sum(counts.values())]:
-            counts[name] += 1
         start = 0
-        for name in fractions:
-            parts[name] += members[start : start + counts[name]]
-            start += counts[name]
+        for name, count in _apportion(exact, round(sum(exact.values())), rng).items():
+            parts[name] += members[start : start + count]
+            start += count
     return {name: sorted(indices) for name, indices in parts.items()}
 
 
-class Transformed(Dataset[tuple[Tensor, int]]):
-    """Chosen items of a raw data set, each through a transform.
+def stratified_sample(targets: Sequence[int], count: int, seed: int) -> list[int]:
+    """Exactly `count` of the positions, in order, each class within one of its proportion."""
+    if not 0 <= count <= len(targets):
+        raise ConfigError(f"cannot take {count} of {len(targets)} images")
+    by_class = _by_class(targets)
+    exact = {label: count * len(members) / len(targets) for label, members in by_class.items()}
+    counts = _apportion(exact, count, python_rng(seed, "sample"))
+    chosen: list[int] = []
+    for label, members in by_class.items():
+        python_rng(seed, "sample", label).shuffle(members)
+        chosen += members[: counts[label]]
+    return sorted(chosen)
 
-    Indexed by a position, or by (position, seed) where the transform draws: the same pair gives the same
-    tensor in whatever worker process.
-    """
+
+def _by_class(targets: Sequence[int]) -> dict[int, list[int]]:
+    """Label -> its positions, in the order of the labels."""
+    members: dict[int, list[int]] = {}
+    for index, target in enumerate(targets):
+        members.setdefault(int(target), []).append(index)
+    return dict(sorted(members.items()))
+
+
+def _apportion(exact: Mapping[Key, float], total: int, rng: random.Random) -> dict[Key, int]:
+    """Whole numbers near `exact` that sum to `total`: the largest remainders are rounded up."""
+    counts = {key: int(share) for key, share in exact.items()}
+    order = sorted(exact, key=lambda key: (counts[key] - exact[key], rng.random()))
+    for key in order[: total - sum(counts.values())]:
+        counts[key] += 1
+    return counts
+
+
+class Transformed(Dataset[tuple[Tensor, int]]):
+    """Chosen items of a raw data set, each through a transform. `workers`: how many processes `batches`
+    loads it with when its caller does not say."""
 
     def __init__(
-        self, items: Dataset[Any], indices: Sequence[int], transform: Callable[[Any], Tensor]
+        self, items: Dataset[Any], indices: Sequence[int], transform: Transform, workers: int = 0
     ) -> None:
-        self.items, self.indices, self.transform = items, list(indices), transform
+        self.items, self.indices, self.transform, self.workers = items, list(indices), transform, workers
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
-        position, seed = key if isinstance(key, tuple) else (key, 0)
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
         image, target = self.items[self.indices[position]]
-        with forked_rng(seed):
-            return self.transform(image), int(target)
+        return self.transform(image), int(target)
 
 
-class _Concat(ConcatDataset[tuple[Tensor, int]]):
-    """ConcatDataset that understands (position, seed)."""
-
-    def __getitem__(self, key: Any) -> Any:
-        position, seed = key if isinstance(key, tuple) else (key, 0)
-        part = next(i for i, end in enumerate(self.cumulative_sizes) if position < end)
-        start = self.cumulative_sizes[part - 1] if part else 0
-        return self.datasets[part][(position - start, seed)]  # type: ignore[index]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageTask:
     """A task made of raw data sets; what most `register_tasks` factories return.
 
-    train, test: raw data sets whose items are (image, label). train_targets: the labels of `train`, for
-    the stratified split into weights, architecture and validation by `fractions`; `train_size` keeps
-    that many images of weights and architecture together (None: all).
-    train_transform, eval_transform: resolution or None -> (raw image -> float tensor of `shape`).
+    train, test, validation: raw data sets whose items are (image, label). train_targets: the labels of
+    `train`, for the stratified split into weights, architecture and validation by `fractions`; with a
+    `validation` of its own, into weights and architecture. A fraction of 0 leaves a split empty.
+    train_size: how many images weights and architecture keep together (None: all).
+    eval_transform, train_transform: resolution or None -> (raw image -> float tensor of `shape`). The
+    training transforms may draw from the global generators of torch, random and numpy, which `batches`
+    seeds for each image; None where there is no augmentation.
+    workers: processes that load images by default. in_memory: what is not augmented is kept as tensors.
     """
 
     name: str
@@ -120,57 +140,148 @@ class ImageTask:
     train: Dataset[Any]
     train_targets: Sequence[int]
     test: Dataset[Any]
-    train_transform: Callable[[int | None], Callable[[Any], Tensor]]
-    eval_transform: Callable[[int | None], Callable[[Any], Tensor]]
-    fractions: Mapping[Split, float] = field(
+    eval_transform: Callable[[int | None], Transform]
+    train_transform: Callable[[int | None], Transform] | None = None
+    validation: Dataset[Any] | None = None
+    fractions: Mapping[str, float] = field(
         default_factory=lambda: {"weights": 0.6, "architecture": 0.2, "validation": 0.2}
     )
     train_size: int | None = None
     split_seed: int = 0
     in_memory: bool = False
+    workers: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.classes) < 2:
-            raise TaskError(f"task '{self.name}' has {len(self.classes)} class; a classifier needs two or more")
-        if not len(self.train_targets):
-            raise TaskError(f"task '{self.name}' has no training images")
+        self._check()
         parts = stratified_split(self.train_targets, self.fractions, self.split_seed)
         if self.train_size is not None:
-            available = len(parts["weights"]) + len(parts["architecture"])
-            if not 1 <= self.train_size <= available:
-                raise ConfigError(
-                    f"task '{self.name}': train_size must be between 1 and {available}, not {self.train_size}"
-                )
-            for name in ("weights", "architecture"):
-                labels = [self.train_targets[i] for i in parts[name]]
-                keep = stratified_split(labels, {"kept": self.train_size / available}, self.split_seed)["kept"]
-                parts[name] = [parts[name][i] for i in keep]
-        for name, indices in parts.items():
-            if not indices:
+            parts |= self._thinned(parts, self.train_size)
+        sources = {name: (self.train, indices) for name, indices in parts.items()}
+        if self.validation is not None:
+            sources["validation"] = (self.validation, list(range(len(self.validation))))  # type: ignore[arg-type]
+        sources["test"] = (self.test, list(range(len(self.test))))  # type: ignore[arg-type]
+        for name, (_, indices) in sources.items():
+            if not indices and self.fractions.get(name) != 0:
                 raise TaskError(
                     f"task '{self.name}': the {name} split is empty; give it a larger share or more images"
                 )
-        object.__setattr__(self, "_parts", parts)
+        object.__setattr__(self, "_sources", sources)
+        object.__setattr__(self, "_tensors", {})
+
+    def _check(self) -> None:
+        where, targets = f"task '{self.name}'", [int(target) for target in self.train_targets]
+        if len(self.classes) < 2:
+            raise TaskError(f"{where} has {len(self.classes)} class; a classifier needs two or more")
+        if not targets:
+            raise TaskError(f"{where} has no training images")
+        if len(targets) != len(self.train):  # type: ignore[arg-type]
+            raise TaskError(f"{where}: {len(self.train)} training images but {len(targets)} train_targets")  # type: ignore[arg-type]
+        if min(targets) < 0 or max(targets) >= len(self.classes):
+            raise TaskError(
+                f"{where}: labels run from {min(targets)} to {max(targets)}; "
+                f"with {len(self.classes)} classes they must be 0 to {len(self.classes) - 1}"
+            )
+        known = SPLITS[:3] if self.validation is None else SPLITS[:2]
+        if set(self.fractions) - set(known):
+            raise ConfigError(
+                f"{where}: fractions are of {', '.join(known)}, not of {', '.join(self.fractions)}"
+            )
+
+    def _thinned(self, parts: Mapping[str, list[int]], size: int) -> dict[str, list[int]]:
+        """The weights and architecture splits with `size` images together, in their old proportion."""
+        available = {name: len(parts[name]) for name in SPLITS[:2] if name in parts}
+        total = sum(available.values())
+        if not 1 <= size <= total:
+            raise ConfigError(f"task '{self.name}': train_size must be between 1 and {total}, not {size}")
+        exact = {name: size * count / total for name, count in available.items()}
+        thinned: dict[str, list[int]] = {}
+        for name, count in _apportion(exact, size, python_rng(self.split_seed, "train_size")).items():
+            labels = [self.train_targets[i] for i in parts[name]]
+            thinned[name] = [parts[name][i] for i in stratified_sample(labels, count, self.split_seed)]
+        return thinned
+
+    def _source(self, split: str) -> tuple[Dataset[Any], list[int]]:
+        sources: dict[str, tuple[Dataset[Any], list[int]]] = self._sources  # type: ignore[attr-defined]
+        if split not in sources:
+            raise ConfigError(
+                f"task '{self.name}' has no split '{split}'; it has {', '.join(sources)}"
+                + (f". Its fractions are {dict(self.fractions)}" if split in SPLITS else "")
+            )
+        return sources[split]
 
     def indices(self, split: Split) -> list[int]:
-        """Which items of `train` (of `test` for the test split) a split holds."""
-        parts: dict[str, list[int]] = self._parts  # type: ignore[attr-defined]
-        return list(range(len(self.test))) if split == "test" else parts[split]  # type: ignore[arg-type]
+        """Which items of its raw data set (`train`; `test` for test) a split holds."""
+        return list(self._source(split)[1])
 
     def dataset(
         self, *splits: Split, augment: bool = False, resolution: int | None = None
     ) -> Dataset[tuple[Tensor, int]]:
-        transform = (self.train_transform if augment else self.eval_transform)(resolution)
-        parts = []
-        for split in splits:
-            if split not in SPLITS:
-                raise ConfigError(f"there is no split '{split}'; there are {', '.join(SPLITS)}")
-            items = self.test if split == "test" else self.train
-            parts.append(Transformed(items, self.indices(split), transform))
-        if self.in_memory and not augment:
-            pairs = [part[i] for part in parts for i in range(len(part))]
-            return TensorDataset(torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs]))  # type: ignore[return-value]
-        return parts[0] if len(parts) == 1 else _Concat(parts)
+        """The named splits one after another. Raises ConfigError for an unknown split or resolution,
+        TaskError where there is no image in them."""
+        if resolution is not None and resolution < 1:
+            raise ConfigError(f"resolution must be at least 1 pixel, not {resolution}")
+        augment = augment and self.train_transform is not None
+        kept: dict[Any, TensorDataset] = self._tensors  # type: ignore[attr-defined]
+        if not augment and (splits, resolution) in kept:
+            return kept[splits, resolution]  # type: ignore[return-value]
+        sources = [self._source(split) for split in splits]
+        if not any(indices for _, indices in sources):
+            raise TaskError(f"task '{self.name}': there are no images in {', '.join(splits) or 'no split'}")
+        items: Dataset[Any] = ConcatDataset([Subset(raw, indices) for raw, indices in sources])
+        make = self.train_transform if augment and self.train_transform else self.eval_transform
+        data = Transformed(items, range(len(items)), make(resolution), self.workers)  # type: ignore[arg-type]
+        if augment or not self.in_memory:
+            return data
+        images, labels = zip(*(data[i] for i in range(len(data))), strict=True)
+        kept[splits, resolution] = TensorDataset(torch.stack(images), torch.tensor(labels))
+        return kept[splits, resolution]  # type: ignore[return-value]
+
+
+@contextmanager
+def _kept_generators() -> Iterator[None]:
+    """Give back the global generators of torch, random and numpy as they were."""
+    state, legacy = random.getstate(), np.random.get_state()
+    try:
+        with forked_rng(0):
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(legacy)
+
+
+class _Seeded(Dataset[Any]):
+    """A data set in which whatever is drawn while an item loads is a function of (seed, epoch, position).
+
+    The generators are seeded for each item and given back after each batch: the state of numpy's alone
+    costs more to save than all three cost to seed.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int, epoch: int) -> None:
+        self.dataset, self.seed, self.epoch = dataset, seed, epoch
+
+    def __getitems__(self, positions: Sequence[int]) -> list[Any]:
+        items = []
+        with _kept_generators():
+            for position in positions:
+                seed = derive_seed(self.seed, "sample", self.epoch, position)
+                torch.default_generator.manual_seed(seed)
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
+                items.append(self.dataset[position])
+        return items
+
+
+def _groups(count: int, batch_size: int, order: Sequence[int], drop_last: bool, ranks: Ranks) -> list[Any]:
+    """The positions that this rank takes of each batch."""
+    groups = [list(order[i : i + batch_size]) for i in range(0, count, batch_size)]
+    if drop_last and len(groups) > 1 and len(groups[-1]) < batch_size:
+        groups.pop()
+    elif drop_last and len(groups) == 1:
+        # a rank with no image, or with fewer than the others, would leave them waiting or weigh too much
+        del groups[0][len(groups[0]) - len(groups[0]) % ranks.world :]
+        if not groups[0]:
+            raise TaskError(f"the data set has {count} images, fewer than the {ranks.world} processes")
+    return [mine for group in groups if (mine := group[ranks.rank :: ranks.world])]
 
 
 def batches(
@@ -183,14 +294,17 @@ def batches(
     drop_last: bool = False,
     ranks: Ranks | None = None,
     device: torch.device | str = "cpu",
-    workers: int = 0,
+    workers: int | None = None,
     channels_last: bool = True,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(images, labels) of one epoch, on `device`.
 
-    Order and augmentation are functions of (seed, epoch) alone. `batch_size` counts over all ranks; each
+    Order and augmentation are functions of (seed, epoch) alone, whatever `workers` is (None: what the
+    data set asks for, or 0), and no global generator moves. `batch_size` counts over all ranks; each
     rank gets every world-th image of a batch, so that the ranks' mean gradient is one rank's gradient of
-    the whole batch. With `drop_last` the last incomplete batch is left out, unless it is the only one.
+    the whole batch. With `drop_last` the last incomplete batch is left out, unless it is the only one;
+    without it the ranks' last shares differ in size, and a rank may get a batch fewer: for evaluation.
+    Raises ConfigError for a batch size that cannot be, TaskError for an empty or unreadable data set.
     """
     ranks = ranks or Ranks()
     if batch_size < 1 or (drop_last and batch_size % ranks.world):
@@ -203,23 +317,30 @@ def batches(
     order = list(range(count))
     if shuffle:
         python_rng(seed, "order", epoch).shuffle(order)
-    groups = [order[i : i + batch_size] for i in range(0, count, batch_size)]
-    if drop_last and len(groups) > 1 and len(groups[-1]) < batch_size:
-        groups.pop()
-    groups = [mine for group in groups if (mine := group[ranks.rank :: ranks.world])]
+    groups = _groups(count, batch_size, order, drop_last, ranks)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     if isinstance(dataset, TensorDataset):
         images, labels = dataset.tensors
         for group in groups:
-            x = images[group].to(device, memory_format=memory_format)
-            yield x, labels[group].to(device)
+            # index_select copies rows; images[chosen] wakes all threads for it, which takes milliseconds
+            # where the processors are busy, and microseconds are at stake
+            chosen = torch.tensor(group)
+            x = images.index_select(0, chosen).to(device, memory_format=memory_format)
+            yield x, labels.index_select(0, chosen).to(device)
         return
-    keys = [[(i, derive_seed(seed, "sample", epoch, i)) for i in group] for group in groups]
     loader = DataLoader(
-        dataset, batch_sampler=keys, num_workers=workers, pin_memory=torch.device(device).type == "cuda"
+        _Seeded(dataset, seed, epoch),
+        batch_sampler=groups,
+        num_workers=getattr(dataset, "workers", 0) if workers is None else workers,
+        pin_memory=torch.device(device).type == "cuda",
+        generator=torch_rng(seed, "loader", epoch),  # without it the loader draws from the global one
     )
-    for x, y in loader:
-        yield (
-            x.to(device, non_blocking=True, memory_format=memory_format),
-            y.to(device, non_blocking=True),
-        )
+    try:
+        for x, y in loader:
+            yield (
+                x.to(device, non_blocking=True, memory_format=memory_format),
+                y.to(device, non_blocking=True),
+            )
+    except TaskError as error:
+        # a loading process hands over its traceback as text; the message stands at its end
+        raise TaskError(str(error).rsplit(f"{TaskError.__module__}.TaskError: ", 1)[-1].strip()) from None

@@ -1,0 +1,193 @@
+"""A search's configuration: validated as a whole before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer
+
+from .errors import ConfigError, nearest
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Part(_Strict):
+    """Something by name, with options: `fbnet`, or `{type: fbnet, form: small}`."""
+
+    type: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {"type": self.type, **self.options}
+
+
+def _as_part(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"type": value}
+    if isinstance(value, Mapping) and not isinstance(value.get("options"), dict):
+        options = {key: option for key, option in value.items() if key != "type"}
+        return {"type": value.get("type"), "options": options} if "type" in value else value
+    return value
+
+
+PartLike = Annotated[Part, BeforeValidator(_as_part)]
+
+
+class Budget(_Strict):
+    """When a search stops. Each is optional; the first that is reached ends it.
+
+    trials: architectures measured, ok or failed. epochs: training epochs, of a supernet and of trained
+    candidates together. seconds: active time of fit and search, summed over resumes.
+    """
+
+    trials: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    seconds: float | None = Field(None, gt=0)
+
+
+class Pick(_Strict):
+    """One network of a Pareto front: the `best` in one metric among those `within` a margin of the best
+    in others: `{best: macs, within: {accuracy.inherited: 0.5}}`."""
+
+    best: str
+    within: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+
+
+class ModelConfig(_Strict):
+    """Neck, head and loss, by name."""
+
+    neck: PartLike = Part(type="GlobalAverage")
+    head: PartLike = Part(type="LinearHead")
+    loss: PartLike = Part(type="CrossEntropyLoss")
+
+
+class Verdict(_Strict):
+    """What is trained from scratch after the search, to judge it.
+
+    seeds: trainings of each network. random: how many random architectures of about the same cost, and
+    how many of any cost. cost: the metric that "cost" means. 0 seeds: nothing is trained.
+    """
+
+    seeds: int = Field(3, ge=0)
+    random: int = Field(3, ge=0)
+    cost: str = "macs"
+
+
+class SearchConfig(_Strict):
+    """Everything a search is made of."""
+
+    space: PartLike
+    task: PartLike = Part(type="digits")
+    method: PartLike | None = None
+    strategy: PartLike | None = None
+    estimators: list[PartLike] = [Part(type="params"), Part(type="macs")]
+    objectives: list[str] = Field(min_length=1)
+    constraints: list[str] = []
+    pick: Pick | None = None
+    budget: Budget = Budget()  # type: ignore[call-arg]
+    model: ModelConfig = ModelConfig()
+    recipe: PartLike = Part(type="default")
+    verdict: Verdict = Verdict()  # type: ignore[call-arg]
+    observers: list[PartLike] = [Part(type="tensorboard")]
+    seed: int = Field(0, ge=0)
+    device: str = "cpu"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    order: Literal["submitted", "completion"] = "submitted"
+    window: int = Field(1, ge=1)
+    workers: int = Field(1, ge=1)
+    checkpoint_every: float = Field(60.0, ge=0)
+    max_failures: int = Field(10, ge=1)
+    max_rejected: int = Field(1000, ge=1)
+    max_repeats: int = Field(1000, ge=1)
+    strict: bool = False
+    plugins: list[str] = []
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must agree in: everything that its trials depend on."""
+        whole = self.model_dump(mode="json")
+        names = ("seed", "space", "task", "model", "method", "strategy", "estimators", "objectives", "constraints")
+        return {name: whole[name] for name in (*names, "precision", "order", "window", "recipe", "verdict", "pick")}
+
+
+def parse_config(data: Any, where: str = "the configuration") -> SearchConfig:
+    """A `SearchConfig` from plain data; a ConfigError that names each wrong key and the nearest right one."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} must be a mapping of keys to values, not {type(data).__name__}")
+    try:
+        return SearchConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem, where) for problem in error.errors())) from None
+
+
+def _explain(problem: Any, where: str) -> str:
+    path = [str(part) for part in problem["loc"]]
+    name = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        model: Any = SearchConfig
+        for part in path[:-1]:
+            field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+            model = field.annotation if field else None
+        known = list(getattr(model, "model_fields", {}))
+        near = nearest(path[-1], known)
+        hint = f"did you mean '{near}'?" if near else f"known keys: {', '.join(known)}."
+        return f"{where}: unknown key '{name}'; {hint}"
+    if problem["type"] == "missing":
+        return f"{where}: the key '{name}' is missing"
+    return f"{where}: '{name}' = {problem['input']!r}: {problem['msg']}"
+
+
+def parse_part(data: Any, where: str) -> Part:
+    """A `Part` from plain data."""
+    try:
+        return Part.model_validate(_as_part(data))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem, where) for problem in error.errors())) from None
+
+
+def read_config(path: str | Path, overrides: Iterable[str] = ()) -> SearchConfig:
+    """A configuration from a YAML file, with `key=value` overrides: `strategy.population=20`."""
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    return parse_config(override(data, overrides), str(path))
+
+
+def override(data: Any, overrides: Iterable[str]) -> Any:
+    """`data` with dotted keys set: `budget.trials=20`, `estimators.0.runs=5`; values are YAML."""
+    for text in overrides:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise ConfigError(f"--set takes key=value, not '{text}'")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text}: the value is not YAML") from error
+        data = _set(data, key.strip().split("."), parsed, text)
+    return data
+
+
+def _set(node: Any, path: list[str], value: Any, text: str) -> Any:
+    if not path:
+        return value
+    head, rest = path[0], path[1:]
+    if isinstance(node, list):
+        if not head.isdigit() or int(head) >= len(node):
+            raise ConfigError(f"--set {text}: '{head}' is no position of a list of {len(node)}")
+        return [_set(item, rest, value, text) if i == int(head) else item for i, item in enumerate(node)]
+    if node is None:
+        node = {}
+    if isinstance(node, str):
+        node = {"type": node}
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"--set {text}: '{head}' cannot be set inside {node!r}")
+    return {**node, head: _set(node.get(head), rest, value, text)}

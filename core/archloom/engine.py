@@ -1,0 +1,316 @@
+"""The one loop over trials, for strategies that ask and are told and for those that train a supernet first.
+
+The log is the search's memory: every proposal, result and delivery is one line, and a search is resumed
+by replaying them into a fresh strategy. docs/engine.md tells the contract at length.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .architecture import Architecture
+from .errors import RunError, SearchError
+from .measuring import Executor, Outcome
+from .objective import Constraint, Objective
+from .randomness import derive_seed
+from .run import EventLog
+from .space import SearchSpace, check, size
+from .strategy import Strategy
+from .trial import Trial
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a search stops, and what it puts up with."""
+
+    trials: int | None = None
+    epochs: float | None = None
+    seconds: float | None = None
+    max_failures: int = 10
+    max_rejected: int = 1000
+    max_repeats: int = 1000
+
+
+@dataclass
+class _Open:
+    """A proposal that has not been delivered: still being measured, or measured."""
+
+    number: int
+    architecture: Architecture
+    seed: int
+    future: Future[Outcome] | None = None
+    source: int | None = None
+    trial: Trial | None = None
+
+
+class Search:
+    """Proposals, measurements and deliveries of one search, resumable from its log."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        strategy: Strategy,
+        executor: Executor,
+        objectives: Sequence[Objective],
+        limits: Limits,
+        *,
+        seed: int,
+        log: EventLog,
+        order: str = "submitted",
+        window: int = 1,
+        notify: Callable[[Event], None] = lambda event: None,
+        constraints: Sequence[Constraint] = (),
+        spent_seconds: float = 0.0,
+        spent_epochs: float = 0.0,
+    ) -> None:
+        self.space, self.strategy, self.executor = space, strategy, executor
+        self.objectives, self.limits, self.constraints = objectives, limits, constraints
+        self.seed, self.log, self.order, self.window, self.notify = seed, log, order, window, notify
+        self.trials: dict[int, Trial] = {}
+        self._open: list[_Open] = []
+        self._settled: dict[Architecture, int] = {}
+        self._proposed = 0
+        self._nothing_to_ask = False
+        self._rejected = self._repeats = self._failures = self._measured = 0
+        self._nearest: dict[Constraint, float] = {}
+        self._started, self._spent_seconds, self._spent_epochs = time.perf_counter(), spent_seconds, spent_epochs
+        self._space_size = size(space)
+
+    def run(self) -> str:
+        """Go on until something says stop; the reason, as a sentence."""
+        self._replay()
+        reason = None
+        while reason is None:
+            while reason is None and self._may_propose():
+                reason = self._stop_reason()
+                if reason is None:
+                    self._propose()
+            if reason is None and not self._open:
+                reason = "the strategy has nothing more to propose"
+            if reason is None:
+                self._deliver(self._next())
+        for entry in self._open:  # they finish, undelivered: a larger budget then goes on as one long run
+            self._settle(entry)
+        self._record({"event": "end", "reason": reason, "active": self.active})
+        if self._proposed and not any(t.status == "ok" for t in self.trials.values()):
+            raise SearchError(self._empty(reason))
+        if not self._proposed:
+            raise SearchError("the strategy proposed nothing at all; there is no result")
+        return reason
+
+    @property
+    def active(self) -> float:
+        """Seconds of fit and search so far, summed over resumes."""
+        return self._spent_seconds + time.perf_counter() - self._started
+
+    def _record(self, event: Event) -> None:
+        self.log.append(event)
+        self.notify(event)
+
+    # -- proposing ---------------------------------------------------------------------------------
+
+    def _may_propose(self) -> bool:
+        return not self._nothing_to_ask and len(self._open) < self.window
+
+    def _stop_reason(self) -> str | None:
+        limits, in_flight = self.limits, sum(entry.trial is None and entry.source is None for entry in self._open)
+        if limits.trials is not None and self._measured + in_flight >= limits.trials:
+            return f"the budget of {limits.trials} trials is spent"
+        if self._measured and limits.seconds is not None and self.active >= limits.seconds:
+            return f"the budget of {limits.seconds:g} seconds is spent"
+        if self._measured and limits.epochs is not None and self._spent_epochs >= limits.epochs:
+            return f"the budget of {limits.epochs:g} epochs is spent"
+        if len(self._settled) >= self._space_size:
+            return f"all {self._space_size} architectures of the space were proposed"
+        if self._repeats >= limits.max_repeats:
+            return f"the last {self._repeats} proposals were all repeats"
+        if self._rejected >= limits.max_rejected:
+            return f"the last {self._rejected} proposals were all infeasible"
+        if self._failures >= limits.max_failures:
+            return f"the last {self._failures} estimates all failed"
+        return None
+
+    def _propose(self) -> None:
+        architecture = self._ask()
+        self._record(
+            {
+                "event": "propose",
+                "number": self._proposed if architecture is not None else None,
+                "architecture": None if architecture is None else architecture.to_json(),
+            }
+        )
+        if architecture is not None:
+            self._start(self._enter(architecture))
+
+    def _ask(self) -> Architecture | None:
+        proposal = self.strategy.propose()
+        if proposal is None:
+            self._nothing_to_ask = True
+            return None
+        return check(self.space, proposal)
+
+    def _enter(self, architecture: Architecture) -> _Open:
+        entry = _Open(self._proposed, architecture, derive_seed(self.seed, "trial", self._proposed))
+        self._proposed += 1
+        self._open.append(entry)
+        return entry
+
+    def _start(self, entry: _Open) -> None:
+        entry.source = self._source(entry)
+        if entry.source is None:
+            entry.future = self.executor.submit(entry.architecture, entry.seed)
+
+    def _source(self, entry: _Open) -> int | None:
+        """The earlier trial, settled or open, whose result this one repeats; failures are not repeated."""
+        settled = self._settled.get(entry.architecture)
+        if settled is not None:
+            return settled
+        for other in self._open:
+            if other.number < entry.number and other.source is None and other.architecture == entry.architecture:
+                return other.number
+        return None
+
+    # -- settling and delivering -------------------------------------------------------------------
+
+    def _next(self) -> _Open:
+        """The proposal to deliver now: the oldest, or the first that is done."""
+        if self.order == "completion":
+            pending = [entry.future for entry in self._open if entry.future and entry.trial is None]
+            if pending and not any(entry.trial or entry.source is not None for entry in self._open):
+                wait(pending, return_when=FIRST_COMPLETED)
+            for entry in self._open:
+                if entry.trial or entry.source is not None or (entry.future and entry.future.done()):
+                    return entry
+        return self._open[0]
+
+    def _deliver(self, entry: _Open) -> None:
+        trial = self._settle(entry)
+        self._record({"event": "observe", "number": trial.number})
+        self._hand_over(entry, trial)
+
+    def _hand_over(self, entry: _Open, trial: Trial) -> None:
+        self._open.remove(entry)
+        self.strategy.observe(trial)
+        self._nothing_to_ask = False
+
+    def _settle(self, entry: _Open) -> Trial:
+        if entry.trial is None:
+            entry.trial = self._finish(entry)
+            self._count(entry.trial)
+            self._record({"event": "result", "active": self.active, **entry.trial.to_json()})
+        return entry.trial
+
+    def _finish(self, entry: _Open) -> Trial:
+        if entry.source is not None and entry.source in self.trials:
+            source = self.trials[entry.source]
+            if source.status != "failed":
+                return replace(
+                    source,
+                    number=entry.number,
+                    seed=entry.seed,
+                    source=entry.source,
+                    cost={"seconds": 0.0, "epochs": 0.0},
+                )
+        if entry.source is not None and entry.source not in self.trials:
+            self._settle(next(other for other in self._open if other.number == entry.source))
+            return self._finish(entry)
+        if entry.future is None:  # its source failed: it is measured after all
+            entry.source, entry.future = None, self.executor.submit(entry.architecture, entry.seed)
+        outcome = entry.future.result()
+        scores = tuple(o.score(outcome.metrics) for o in self.objectives) if outcome.status == "ok" else None
+        return Trial(
+            entry.number,
+            entry.architecture,
+            outcome.status,
+            outcome.metrics,
+            scores,
+            outcome.cost,
+            entry.seed,
+            None,
+            outcome.error,
+        )
+
+    def _count(self, trial: Trial) -> None:
+        self.trials[trial.number] = trial
+        self._spent_epochs += trial.cost.get("epochs", 0.0)
+        if trial.status != "failed":
+            self._settled.setdefault(trial.architecture, trial.number)
+        if trial.source is not None:
+            self._repeats += 1
+            return
+        self._repeats = 0
+        if trial.status == "infeasible":
+            self._rejected += 1
+            self._note_nearest(trial)
+            return
+        self._rejected = 0
+        self._measured += 1
+        self._failures = self._failures + 1 if trial.status == "failed" else 0
+
+    def _note_nearest(self, trial: Trial) -> None:
+        for constraint in self.constraints:
+            value = trial.metrics.get(constraint.metric)
+            if value is not None and not constraint.holds(value):
+                known = self._nearest.get(constraint)
+                if known is None or abs(value - constraint.bound) < abs(known - constraint.bound):
+                    self._nearest[constraint] = value
+
+    def _empty(self, reason: str) -> str:
+        if self._nearest:
+            told = "; ".join(f"{c}: the nearest seen was {value:g}" for c, value in self._nearest.items())
+            return f"no feasible architecture was found ({reason}). {told}. Loosen the constraint"
+        errors = [trial.error for trial in self.trials.values() if trial.error]
+        return f"no architecture could be measured ({reason}). The last error: {errors[-1] if errors else 'none'}"
+
+    # -- resuming ----------------------------------------------------------------------------------
+
+    def _replay(self) -> None:
+        """Bring a fresh strategy to where the log ends, checking each proposal against it."""
+        results = {
+            event["number"]: Trial.from_json({k: v for k, v in event.items() if k not in ("event", "active")})
+            for event in self.log.events
+            if event["event"] == "result"
+        }
+        for event in list(self.log.events):
+            if event["event"] == "propose":
+                self._replay_propose(event, results)
+            elif event["event"] == "observe":
+                entry = next(e for e in self._open if e.number == event["number"])
+                if entry.trial is None:
+                    raise RunError(f"the log delivers trial {entry.number} without a result; it was changed by hand")
+                self._hand_over(entry, entry.trial)
+        self._failures = 0  # counted since the last start, or a resume would stop at once
+        for entry in self._open:
+            if entry.trial is None:
+                self._start(entry)
+
+    def _replay_propose(self, event: Event, results: Mapping[int, Trial]) -> None:
+        proposal = self._ask()
+        logged = None if event["architecture"] is None else Architecture.from_json(event["architecture"])
+        if proposal != logged:
+            raise RunError(
+                f"the resumed strategy proposes something else than the log has at trial {event['number']}: "
+                f"now {proposal}, then {logged}. Its code or its data changed; start a new run"
+            )
+        if proposal is None:
+            return
+        entry = self._enter(proposal)
+        entry.trial = results.get(entry.number)
+        if entry.trial is not None:
+            self._count(entry.trial)
+
+
+def check_identity(logged: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """A RunError that names old and new where a resumed run's identity differs from the log's."""
+    differing = [name for name in now if logged.get(name) != now[name]]
+    if differing:
+        told = "; ".join(f"{name}: then {logged.get(name)!r}, now {now[name]!r}" for name in differing)
+        raise RunError(
+            f"this run was started with another configuration ({told}). Resume it with the old one, or start a new run"
+        )

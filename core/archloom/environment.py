@@ -1,0 +1,57 @@
+"""Where a run happened: versions, plugins, device, seed, commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import numpy
+import torch
+
+from . import version
+from .config import SearchConfig
+from .latency import setting_of
+from .plugins import Host
+from .resolve import device_of
+
+
+def describe(host: Host, config: SearchConfig) -> dict[str, Any]:
+    """Everything that another person needs to repeat the run."""
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "archloom": version(),
+    }
+    for entry in host.entries():
+        versions.setdefault(entry.distribution, entry.version)
+    device = device_of(config.device)
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "device": setting_of(device, 1).device,
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "precision": config.precision,
+        "seed": config.seed,
+        "commit": _commit(),
+        "command": sys.argv,
+        "broken plugins": [str(broken) for broken in host.broken],
+    }
+
+
+def _commit() -> str | None:
+    """The git commit of the working directory, with "+" where files differ from it; None outside git."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")

@@ -1,0 +1,251 @@
+"""Latency: of a module as measured, of an architecture as the sum of a table of its parts."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .architecture import Architecture
+from .errors import ConfigError
+from .model import ModelParts, evaluating, output_shape
+from .supernet import Supernet
+
+FORMAT = "archloom latency table 1"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one forward: the median, and the spread from the 10th to the 90th percentile."""
+
+    median: float
+    low: float
+    high: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a latency holds for; two latencies with different settings are not compared."""
+
+    device: str
+    dtype: str
+    batch: int
+    threads: int
+    torch: str
+
+
+def setting_of(device: torch.device, batch: int, dtype: torch.dtype = torch.float32) -> Setting:
+    """The setting of measurements made here and now."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = _processor()
+    return Setting(name, str(dtype).removeprefix("torch."), batch, torch.get_num_threads(), torch.__version__)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def measure(
+    module: nn.Module,
+    *inputs: Any,
+    device: torch.device | str = "cpu",
+    runs: int = 30,
+    warmup: int = 5,
+    min_seconds: float = 0.0,
+) -> Timing:
+    """Time `module(*inputs)` in eval and inference mode; the module's mode is given back.
+
+    After `warmup` untimed calls, at least `runs` timed ones, and on until `min_seconds` have passed.
+    """
+    device = torch.device(device)
+    times: list[float] = []
+    with evaluating(module), torch.inference_mode():
+        for _ in range(warmup):
+            module(*inputs)
+        started = time.perf_counter()
+        while len(times) < runs or time.perf_counter() - started < min_seconds:
+            _synchronize(device)
+            before = time.perf_counter()
+            module(*inputs)
+            _synchronize(device)
+            times.append((time.perf_counter() - before) * 1e3)
+    ordered = sorted(times)
+    return Timing(
+        median=statistics.median(ordered),
+        low=ordered[int(0.1 * (len(ordered) - 1))],
+        high=ordered[int(0.9 * (len(ordered) - 1) + 0.5)],
+        runs=len(ordered),
+    )
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds of every candidate of a space, of its stem and tail, and of neck and head.
+
+    entries: key -> Timing. The key names the operation and its shapes, so that equal layers are measured
+    once. layers: choice -> {option: key}. fixed: keys that every architecture pays.
+    """
+
+    entries: Mapping[str, Timing]
+    layers: Mapping[str, Mapping[str, str]]
+    fixed: Sequence[str]
+    setting: Setting
+    source: str = field(default="measured here")
+
+    def costs(self, choice: str) -> list[float]:
+        """The milliseconds of each option of `choice`, in the options' order."""
+        if choice not in self.layers:
+            raise ConfigError(
+                f"the latency table has no choice '{choice}'; it has {', '.join(self.layers)}. "
+                "Build it again for this space: archloom latency build"
+            )
+        return [self.entries[key].median for key in self.layers[choice].values()]
+
+    @property
+    def base(self) -> float:
+        """The milliseconds of stem, tail, neck and head."""
+        return sum(self.entries[key].median for key in self.fixed)
+
+    def latency(self, architecture: Architecture) -> float:
+        """Milliseconds of an architecture: `base` and one entry for each choice."""
+        total = self.base
+        for choice, options in self.layers.items():
+            total += self.entries[options[str(architecture[choice])]].median
+        return total
+
+    def check(self, space: Any) -> LatencyTable:
+        """The table itself, if it fits the space's choices and options; a ConfigError if not."""
+        for choice in space.choices:
+            wanted = [str(option) for option in choice.options]
+            if choice.name in self.layers and list(self.layers[choice.name]) != wanted:
+                raise ConfigError(
+                    f"the latency table's options for '{choice.name}' are {list(self.layers[choice.name])}, the "
+                    f"space's are {wanted}. Build the table for this space: archloom latency build"
+                )
+        lacking = [c.name for c in space.choices if c.name not in self.layers]
+        if lacking and len(lacking) == len(space.choices):
+            raise ConfigError("the latency table belongs to another space: none of the choices is in it")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, with all that `from_json` needs."""
+        return {
+            "format": FORMAT,
+            "unit": "ms",
+            "source": self.source,
+            "setting": asdict(self.setting),
+            "fixed": list(self.fixed),
+            "layers": {name: dict(options) for name, options in self.layers.items()},
+            "entries": {key: asdict(timing) for key, timing in self.entries.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "the latency table") -> LatencyTable:
+        """The inverse of `to_json`; a ConfigError naming `where` for anything else."""
+        try:
+            if data["format"] != FORMAT:
+                raise ConfigError(f"{where} has format {data['format']!r}; this version reads {FORMAT!r}")
+            table = cls(
+                entries={key: Timing(**timing) for key, timing in data["entries"].items()},
+                layers=data["layers"],
+                fixed=data["fixed"],
+                setting=Setting(**data["setting"]),
+                source=data["source"],
+            )
+            keys = [key for options in table.layers.values() for key in options.values()]
+            for key in [*keys, *table.fixed]:
+                if not table.entries[key].median >= 0:
+                    raise ConfigError(f"{where}: entry '{key}' is {table.entries[key].median}, not a time")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{where} is no latency table of archloom: {error!r}") from error
+        return table
+
+    @classmethod
+    def read(cls, path: str | Path) -> LatencyTable:
+        """A table from a JSON file."""
+        try:
+            data = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read the latency table {path}: {error}") from error
+        return cls.from_json(data, str(path))
+
+
+def build_table(
+    space: Any,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    parts: ModelParts | None = None,
+    device: torch.device | str = "cpu",
+    batch: int = 1,
+    runs: int = 30,
+    warmup: int = 5,
+) -> LatencyTable:
+    """Measure every candidate of `space` on this device, at the shapes that it has for images of `shape`."""
+    device = torch.device(device)
+    supernet = Supernet(space, seed=0)
+    first = {name: 0 for name in supernet.layers}
+    model = (parts or ModelParts()).assemble(
+        supernet, shape=shape, num_classes=num_classes, selection=(first,)
+    )
+    network: Any = supernet.network
+    if not (hasattr(network, "stem") and hasattr(network, "tail")):
+        raise ConfigError(
+            f"{type(space).__name__}.around must give a module with 'stem', 'body' and 'tail' "
+            "(archloom.space.Around does) for a latency table"
+        )
+    model.to(device, memory_format=torch.channels_last).eval()
+    entries: dict[str, Timing] = {}
+    layers: dict[str, dict[str, str]] = {}
+    described: dict[str, str] = {}
+
+    def entry(name: str, module: nn.Module, shape_in: tuple[int, ...], where: str) -> tuple[str, tuple[int, ...]]:
+        shape_out = output_shape(module, shape_in)[1:]  # type: ignore[arg-type]
+        key = f"{name} {_by(shape_in)} -> {_by(shape_out)}"
+        if described.setdefault(key, repr(module)) != repr(module):
+            key = f"{where} {key}"  # two modules of one name and shape that are built differently
+        if key not in entries:
+            x = torch.randn(batch, *shape_in).to(device)
+            x = x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
+            entries[key] = measure(module, x, device=device, runs=runs, warmup=warmup)
+        return key, shape_out
+
+    stem, current = entry("stem", network.stem, shape, "stem")
+    for choice in space.choices:
+        if choice.name in supernet.layers:
+            options = getattr(network.body, choice.name).options
+            measured = [
+                entry(str(option), module, current, choice.name)
+                for option, module in zip(choice.options, options, strict=True)
+            ]
+            layers[choice.name] = {
+                str(option): key for option, (key, _) in zip(choice.options, measured, strict=True)
+            }
+            current = measured[0][1]
+    tail, current = entry("tail", network.tail, current, "tail")
+    head, _ = entry("neck and head", nn.Sequential(model.neck, model.head), current, "head")
+    return LatencyTable(entries, layers, [stem, tail, head], setting_of(device, batch))
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,94 @@
+"""Measuring one architecture: estimators in order of expense, constraints between them."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from .architecture import Architecture
+from .errors import SearchError
+from .estimator import Context, Estimator
+from .objective import Constraint
+from .space import SearchSpace, violations
+from .trial import Status
+
+logger = logging.getLogger("archloom")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What measuring one architecture gave."""
+
+    status: Status
+    metrics: Mapping[str, float]
+    cost: Mapping[str, float]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Measures architectures, cheap estimators first; the first broken constraint ends it."""
+
+    space: SearchSpace
+    estimators: Sequence[Estimator]
+    constraints: Sequence[Constraint]
+    context: Context
+    strict: bool = False
+
+    def __call__(self, architecture: Architecture, seed: int) -> Outcome:
+        started = time.perf_counter()
+        metrics: dict[str, float] = {}
+        cost = {"seconds": 0.0, "epochs": 0.0}
+
+        def outcome(status: Status, error: str | None = None) -> Outcome:
+            return Outcome(status, metrics, cost | {"seconds": time.perf_counter() - started}, error)
+
+        if broken := violations(self.space, architecture):
+            return outcome("infeasible", broken[0])
+        context = replace(self.context, seed=seed)
+        for estimator in sorted(self.estimators, key=lambda e: e.expense):
+            try:
+                measured = estimator.estimate(architecture, context)
+                cost["epochs"] += getattr(estimator, "epochs", 0.0)
+                lacking = [m.name for m in estimator.metrics if m.name not in measured]
+                if lacking:
+                    raise SearchError(f"{type(estimator).__name__} gave no {', '.join(lacking)}")
+                metrics |= {name: float(value) for name, value in measured.items()}
+            except Exception as error:
+                # a stranger's estimator may raise anything: it is recorded, and the search goes on
+                logger.warning("%s failed on %s\n%s", type(estimator).__name__, architecture, traceback.format_exc())
+                if self.strict:
+                    raise
+                return outcome("failed", f"{type(estimator).__name__}: {type(error).__name__}: {error}")
+            for constraint in self.constraints:
+                value = metrics.get(constraint.metric)
+                if value is not None and not constraint.holds(value):
+                    return outcome("infeasible", f"{constraint} broken: {value:g}")
+        nan = [name for name, value in metrics.items() if value != value]
+        return outcome("failed", f"{', '.join(nan)} is NaN") if nan else outcome("ok")
+
+
+class Executor(Protocol):
+    """Where measuring happens: here and now, or elsewhere."""
+
+    workers: int
+
+    def submit(self, architecture: Architecture, seed: int) -> Future[Outcome]: ...
+
+
+@dataclass
+class Here:
+    """Measures in this process, at once."""
+
+    measure: Callable[[Architecture, int], Outcome]
+    workers: int = 1
+
+    def submit(self, architecture: Architecture, seed: int) -> Future[Outcome]:
+        future: Future[Outcome] = Future()
+        future.set_result(self.measure(architecture, seed))
+        return future

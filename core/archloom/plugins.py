@@ -1,0 +1,283 @@
+"""The plugin host: who registered what, under which name, with which options."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pluggy
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from . import hookspecs
+from .errors import ConfigError, PluginError, UnknownName, nearest
+
+GROUP = "archloom"
+
+Kind = Literal["space", "strategy", "estimator", "task", "component", "recipe", "observer"]
+
+HOOKS: Mapping[Kind, str] = {
+    "space": "register_search_spaces",
+    "strategy": "register_strategies",
+    "estimator": "register_estimators",
+    "task": "register_tasks",
+    "component": "register_components",
+    "recipe": "register_recipes",
+    "observer": "register_observers",
+}
+
+INJECTED: Mapping[Kind, tuple[str, ...]] = {
+    "space": (),
+    "strategy": ("space", "rng", "task", "seed", "ranks", "model", "device", "precision", "recorded"),
+    "estimator": (),
+    "task": (),
+    "component": ("in_channels", "num_classes"),
+    "recipe": (),
+    "observer": ("folder",),
+}
+"""The parameter names that are handed in, for each kind of factory; all others are options."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a factory. `default` is `inspect.Parameter.empty` where it must be given."""
+
+    name: str
+    annotation: Any
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is inspect.Parameter.empty
+
+    def to_json(self) -> dict[str, Any]:
+        """name, type as text, default as text; for `archloom plugins --json`."""
+        kind = self.annotation
+        text = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+        entry: dict[str, Any] = {"name": self.name, "type": text, "required": self.required}
+        return entry if self.required else entry | {"default": self.default}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something registered: its factory, and the distribution that it came with."""
+
+    kind: Kind
+    name: str
+    factory: Callable[..., Any]
+    distribution: str
+    version: str
+    options: tuple[Option, ...]
+    injected: tuple[str, ...]
+    schema: type[BaseModel]
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether this strategy trains a supernet."""
+        return self.kind == "strategy" and "task" in self.injected
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the factory declares to need of a space."""
+        needs = tuple(getattr(self.factory, "needs", ()))
+        return needs if not self.shares_weights or "supernet" in needs else ("supernet", *needs)
+
+    def validate(self, options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+        """The options with their types converted and defaults filled in; a ConfigError for a wrong one."""
+        try:
+            checked = self.schema.model_validate(dict(options))
+        except ValidationError as error:
+            raise ConfigError(self._explain(error, where)) from None
+        return {option.name: getattr(checked, option.name) for option in self.options}
+
+    def _explain(self, error: ValidationError, where: str) -> str:
+        place = where or f"{self.kind} '{self.name}'"
+        lines = []
+        for problem in error.errors():
+            name = ".".join(map(str, problem["loc"])) or "?"
+            if problem["type"] == "extra_forbidden":
+                known = [option.name for option in self.options]
+                near = nearest(name, known)
+                hint = f"did you mean '{near}'? " if near else ""
+                lines.append(f"{place} has no option '{name}'; {hint}It has: {', '.join(known) or 'none'}.")
+            elif problem["type"] == "missing":
+                lines.append(f"{place} needs the option '{name}'.")
+            else:
+                lines.append(f"{place}: option '{name}' = {problem['input']!r}: {problem['msg']}.")
+        return "\n".join(lines)
+
+    def make(self, options: Mapping[str, Any], **available: Any) -> Any:
+        """Call the factory with checked options and with those of `available` that it asks for."""
+        return self.factory(**{name: available[name] for name in self.injected if name in available}, **options)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `archloom plugins --json` lists."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "distribution": self.distribution,
+            "version": self.version,
+            "summary": (inspect.getdoc(self.factory) or "").split("\n")[0],
+            "options": [option.to_json() for option in self.options],
+        }
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plugin that could not be loaded, and why."""
+
+    plugin: str
+    distribution: str
+    cause: str
+
+    def __str__(self) -> str:
+        return f"plugin '{self.plugin}' of {self.distribution} could not be loaded: {self.cause}"
+
+
+class Host:
+    """All that is registered: by entry points of the group `archloom`, and by the given files."""
+
+    def __init__(self, files: Iterable[str | Path] = (), *, entry_points: bool = True) -> None:
+        self._manager = pluggy.PluginManager("archloom")
+        self._manager.add_hookspecs(hookspecs)
+        self._entries: dict[tuple[Kind, str], Entry] = {}
+        self.broken: list[Broken] = []
+        self.files = tuple(str(Path(file).resolve()) for file in files)
+        if entry_points:
+            self._load_entry_points()
+        for file in self.files:
+            self.add(_import_file(Path(file)), Path(file).name, f"file {Path(file).name}", "-")
+
+    def _load_entry_points(self) -> None:
+        strict = os.environ.get("ARCHLOOM_STRICT_PLUGINS") == "1"
+        for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda p: p.name):
+            name = point.dist.name if point.dist else "an unknown distribution"
+            version = point.dist.version if point.dist else "-"
+            try:
+                module = point.load()
+            except Exception as error:  # a stranger's import can raise anything, and must not stop the host
+                broken = Broken(point.name, f"{name} {version}", f"{type(error).__name__}: {error}")
+                if strict:
+                    raise PluginError(f"{broken}. Mend it, or: pip uninstall {name}") from error
+                self.broken.append(broken)
+                continue
+            self.add(module, point.name, name, version)
+
+    def add(self, plugin: object, name: str, distribution: str, version: str) -> None:
+        """Register a plugin object (a module, usually); all of it or, where something is wrong, nothing."""
+        plugin_name = f"{distribution}:{name}"
+        if self._manager.has_plugin(plugin_name):
+            raise PluginError(f"plugin '{name}' of {distribution} is loaded twice")
+        self._manager.register(plugin, name=plugin_name)
+        fresh: dict[tuple[Kind, str], Entry] = {}
+        try:
+            self._check_hooks(plugin_name, name, distribution)
+            for kind, hook in HOOKS.items():
+                others = [p for p in self._manager.get_plugins() if p is not plugin]
+                caller = self._manager.subset_hook_caller(hook, others)
+
+                def register(key: str, factory: Callable[..., Any], kind: Kind = kind) -> None:
+                    entry = _entry(kind, key, factory, distribution, version)
+                    known = fresh.get((kind, key)) or self._entries.get((kind, key))
+                    if known:
+                        raise PluginError(
+                            f"{kind} '{key}' is registered twice: by {known.distribution} and by {distribution}. "
+                            "Uninstall one of them, or rename the one that is yours"
+                        )
+                    fresh[kind, key] = entry
+
+                caller(register=register)
+        except Exception:
+            self._manager.unregister(name=plugin_name)
+            raise
+        self._entries |= fresh
+
+    def _check_hooks(self, plugin_name: str, name: str, distribution: str) -> None:
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            plugin = self._manager.get_plugin(plugin_name)
+            known = list(HOOKS.values())
+            for attribute in dir(plugin):
+                marked = getattr(getattr(plugin, attribute, None), "archloom_impl", None)
+                if marked and attribute not in known:
+                    near = nearest(attribute, known)
+                    raise PluginError(
+                        f"plugin '{name}' of {distribution} implements an unknown hook '{attribute}'; "
+                        + (f"did you mean '{near}'? " if near else "")
+                        + f"The hooks are: {', '.join(known)}"
+                    ) from error
+            raise PluginError(f"plugin '{name}' of {distribution}: {error}") from error
+
+    def entries(self, kind: Kind | None = None) -> Iterator[Entry]:
+        """Everything registered, or all of one kind, by kind and name."""
+        return (entry for key, entry in sorted(self._entries.items()) if kind in (None, key[0]))
+
+    def names(self, kind: Kind) -> list[str]:
+        """The registered names of one kind."""
+        return [entry.name for entry in self.entries(kind)]
+
+    def get(self, kind: Kind, name: str) -> Entry:
+        """What is registered under a name; an `UnknownName` that lists the known ones."""
+        found = self._entries.get((kind, name))
+        if found is None:
+            hint = "It may belong to a plugin that failed: " + "; ".join(map(str, self.broken)) if self.broken else ""
+            raise UnknownName(kind, name, self.names(kind), hint)
+        return found
+
+
+def _entry(kind: Kind, name: str, factory: Callable[..., Any], distribution: str, version: str) -> Entry:
+    where = f"{kind} '{name}' of {distribution}"
+    if not callable(factory):
+        raise PluginError(f"{where}: register(name, factory) takes a callable, not {factory!r}")
+    try:
+        parameters = inspect.signature(factory, eval_str=True).parameters
+    except (NameError, ValueError, TypeError) as error:
+        raise PluginError(f"{where}: its factory's signature cannot be read: {error}") from error
+    options, injected = [], []
+    for parameter in parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue  # a module class without an __init__ of its own shows nn.Module's
+        if parameter.name in INJECTED[kind]:
+            injected.append(parameter.name)
+        elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            allowed = ", ".join(INJECTED[kind]) or "none"
+            raise PluginError(
+                f"{where}: the factory's parameter '{parameter.name}' is neither an option (options are "
+                f"keyword-only, after *) nor something that is handed in ({allowed})"
+            )
+        elif parameter.annotation is inspect.Parameter.empty:
+            raise PluginError(f"{where}: option '{parameter.name}' has no type annotation")
+        else:
+            options.append(Option(parameter.name, parameter.annotation, parameter.default))
+    fields: dict[str, Any] = {
+        option.name: (option.annotation, ... if option.required else option.default) for option in options
+    }
+    config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+    schema = create_model(f"{kind} {name}", __config__=config, **fields)
+    return Entry(kind, name, factory, distribution, version, tuple(options), tuple(injected), schema)
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise PluginError(f"there is no plugin file {path}")
+    name = f"archloom_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{path} is no Python file; a plugin file ends with .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise PluginError(f"plugin file {path} failed: {type(error).__name__}: {error}") from error
+    return module

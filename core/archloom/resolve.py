@@ -1,0 +1,251 @@
+"""From a configuration to the objects of a search, with everything checked that can be checked before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from .config import ModelConfig, Part, SearchConfig
+from .errors import ArchloomError, ConfigError, UnknownName
+from .estimator import Estimator, Metric
+from .model import ModelParts, assemble
+from .objective import Constraint, Objective, Picking
+from .plugins import Entry, Host, Kind
+from .space import SearchSpace
+from .supernet import Supernet
+from .task import Task
+from .training import Recipe
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A registered factory with its checked options, to be called with what the engine hands in."""
+
+    entry: Entry
+    options: Mapping[str, Any]
+
+    def __call__(self, **available: Any) -> Any:
+        return self.entry.make(self.options, **available)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration's objects. `method` trains a supernet; `strategy` proposes (None: the method does)."""
+
+    config: SearchConfig
+    host: Host
+    space: SearchSpace
+    task: Task
+    parts: ModelParts
+    estimators: Sequence[Estimator]
+    metrics: Mapping[str, Metric]
+    objectives: Sequence[Objective]
+    constraints: Sequence[Constraint]
+    picking: Picking | None
+    recipe: Recipe
+    method: Maker | None
+    strategy: Maker | None
+    device: torch.device
+
+
+def resolve(config: SearchConfig, host: Host) -> Resolved:
+    """Look everything up, check every option, and check that the parts fit one another."""
+    method, strategy = _who(config, host)
+    space = make(host, "space", config.space)
+    task = make(host, "task", config.task)
+    estimators = [make(host, "estimator", part) for part in config.estimators]
+    metrics = _metrics(estimators)
+    _check_needs(config, space, method, strategy, estimators)
+    parts = model_parts(host, config.model)
+    resolved = Resolved(
+        config=config,
+        host=host,
+        space=space,
+        task=task,
+        parts=parts,
+        estimators=estimators,
+        metrics=metrics,
+        objectives=[_objective(name, metrics, "objectives") for name in config.objectives],
+        constraints=[_constraint(text, metrics) for text in config.constraints],
+        picking=_picking(config, metrics),
+        recipe=make(host, "recipe", config.recipe),
+        method=method,
+        strategy=strategy,
+        device=device_of(config.device),
+    )
+    for part in config.observers:
+        host.get("observer", part.type).validate(part.options)
+    if config.verdict.seeds and config.verdict.cost not in metrics:
+        raise ConfigError(
+            f"verdict.cost is '{config.verdict.cost}', which no estimator here measures; there are {', '.join(metrics)}"
+        )
+    _check_fit(config, space, task, parts)
+    return resolved
+
+
+def device_of(name: str) -> torch.device:
+    """The device, if it is there; a ConfigError if not."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"'{name}' is no device; write cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' was asked for, but PyTorch sees no GPU here; use --device cpu")
+    return device
+
+
+def model_parts(host: Host, config: ModelConfig) -> ModelParts:
+    """Neck, head and loss by name, their options checked."""
+
+    def factory(kind: str, part: Part, **positions: str) -> Any:
+        entry = _component(host, kind, part.type)
+        options = entry.validate(part.options, f"{kind} '{part.type}'")
+        return entry, options
+
+    neck, neck_options = factory("neck", config.neck)
+    head, head_options = factory("head", config.head)
+    loss, loss_options = factory("loss", config.loss)
+    return ModelParts(
+        neck=partial(neck.make, neck_options),
+        head=lambda in_channels, num_classes: head.make(
+            head_options, in_channels=in_channels, num_classes=num_classes
+        ),
+        loss=partial(loss.make, loss_options),
+    )
+
+
+def _component(host: Host, kind: str, name: str) -> Entry:
+    known = [n.removeprefix(f"{kind}.") for n in host.names("component") if n.startswith(f"{kind}.")]
+    if name not in known:
+        raise UnknownName(kind, name, known)
+    return host.get("component", f"{kind}.{name}")
+
+
+def make(host: Host, kind: Kind, part: Part) -> Any:
+    """The object that a part of a configuration means."""
+    entry = host.get(kind, part.type)
+    options = entry.validate(part.options)
+    try:
+        return entry.make(options)
+    except ArchloomError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{kind} '{part.type}' cannot be made: {type(error).__name__}: {error}") from error
+
+
+def _who(config: SearchConfig, host: Host) -> tuple[Maker | None, Maker | None]:
+    def maker(part: Part | None) -> Maker | None:
+        if part is None:
+            return None
+        entry = host.get("strategy", part.type)
+        return Maker(entry, entry.validate(part.options))
+
+    method, strategy = maker(config.method), maker(config.strategy)
+    if method is None and strategy is None:
+        raise ConfigError("the configuration names neither a 'strategy' nor a 'method'; name one of them")
+    if method is None and strategy is not None and strategy.entry.shares_weights:
+        method, strategy = strategy, None
+    if method is not None and not method.entry.shares_weights:
+        raise ConfigError(
+            f"'{method.entry.name}' trains no supernet, so it cannot be the 'method'; make it the 'strategy'"
+        )
+    if strategy is not None and strategy.entry.shares_weights:
+        raise ConfigError(
+            f"'{strategy.entry.name}' trains a supernet; make it the 'method', and leave the 'strategy' out or "
+            "name one that only proposes"
+        )
+    if method is not None and strategy is None and not hasattr(method.entry.factory, "propose"):
+        raise ConfigError(f"method '{method.entry.name}' only trains; name a 'strategy' that proposes")
+    return method, strategy
+
+
+def offers(space: SearchSpace) -> set[str]:
+    """What a space offers to those who need it: "supernet", "differentiable"."""
+    if not (hasattr(space, "candidate") and hasattr(space, "around")):
+        return set()
+    return {"supernet", "differentiable"} if getattr(space, "differentiable", True) else {"supernet"}
+
+
+_MEANING = {
+    "supernet": "shares weights (has 'candidate' and 'around')",
+    "differentiable": "can be mixed (has 'candidate' and 'around', all options of a choice with one output shape)",
+}
+
+
+def _check_needs(
+    config: SearchConfig,
+    space: SearchSpace,
+    method: Maker | None,
+    strategy: Maker | None,
+    estimators: Sequence[Estimator],
+) -> None:
+    offered = offers(space)
+    for maker in filter(None, (method, strategy)):
+        for need in maker.entry.needs:
+            if need not in offered:
+                raise ConfigError(
+                    f"strategy '{maker.entry.name}' needs a space that {_MEANING.get(need, f'offers {need!r}')}; "
+                    f"space '{config.space.type}' does not. Choose another space, or a strategy that only proposes"
+                )
+    for part, estimator in zip(config.estimators, estimators, strict=True):
+        if "supernet" in getattr(estimator, "needs", ()) and method is None:
+            raise ConfigError(
+                f"estimator '{part.type}' uses a supernet's weights, and no 'method' here trains one; name a method, "
+                "or estimate by training"
+            )
+        if "supernet" in getattr(estimator, "needs", ()) and config.workers > 1:
+            raise ConfigError(f"estimator '{part.type}' uses this process's supernet; set workers to 1")
+
+
+def _metrics(estimators: Sequence[Estimator]) -> dict[str, Metric]:
+    metrics: dict[str, Metric] = {}
+    for estimator in estimators:
+        for metric in estimator.metrics:
+            if metric.name in metrics:
+                raise ConfigError(f"two estimators measure '{metric.name}'; keep one of them")
+            metrics[metric.name] = metric
+    return metrics
+
+
+def _objective(name: str, metrics: Mapping[str, Metric], where: str) -> Objective:
+    if name not in metrics:
+        raise UnknownName("metric", name, metrics, f"({where} can use what the estimators measure.)")
+    return Objective(name, metrics[name].direction)
+
+
+def _constraint(text: str, metrics: Mapping[str, Metric]) -> Constraint:
+    constraint = Constraint.parse(text)
+    if constraint.metric not in metrics:
+        raise UnknownName(
+            "metric", constraint.metric, metrics, f"(The constraint '{text}' can use what the estimators measure.)"
+        )
+    return constraint
+
+
+def _picking(config: SearchConfig, metrics: Mapping[str, Metric]) -> Picking | None:
+    if config.pick is None:
+        return None
+    within = [(_objective(name, metrics, "pick"), margin) for name, margin in config.pick.within.items()]
+    return Picking(_objective(config.pick.best, metrics, "pick"), within)
+
+
+def _check_fit(config: SearchConfig, space: SearchSpace, task: Task, parts: ModelParts) -> None:
+    """Assemble one architecture, and the supernet where there is one, without computing anything."""
+    from .architecture import Architecture
+
+    first = Architecture({choice.name: choice.options[0] for choice in space.choices})
+    try:
+        assemble(space, first, task, parts, seed=0)
+        if config.method is not None:
+            Supernet(space, 0)
+    except ArchloomError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"space '{config.space.type}' does not fit task '{config.task.type}', whose images are "
+            f"{'x'.join(map(str, task.shape))} (channels x height x width): {error}"
+        ) from error

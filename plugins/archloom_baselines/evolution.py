@@ -1,0 +1,51 @@
+"""Regularized evolution (Real, Aggarwal, Huang, Le: Regularized Evolution for Image Classifier Architecture
+Search, AAAI 2019, algorithm 1): tournament selection, and the oldest dies, not the worst."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+from archloom.architecture import Architecture
+from archloom.errors import ConfigError
+from archloom.space import SearchSpace, mutate, sample
+from archloom.trial import Trial
+
+
+class RegularizedEvolution:
+    """population: P of the paper. tournament: S, how many are drawn to pick a parent from.
+
+    mutations: how many decisions a child changes. Infeasible and failed trials die at birth. With several
+    objectives the first one is evolved.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        rng: random.Random,
+        *,
+        population: int = 20,
+        tournament: int = 5,
+        mutations: int = 1,
+    ) -> None:
+        if not 1 <= tournament <= population:
+            raise ConfigError(f"evolution: tournament must lie in 1..{population}, not {tournament}")
+        if mutations < 1:
+            raise ConfigError(f"evolution: mutations must be at least 1, not {mutations}")
+        self.space, self.rng = space, rng
+        self.P, self.S, self.mutations = population, tournament, mutations
+        self.living: deque[Trial] = deque(maxlen=population)  # appending to a full one drops the oldest
+
+    def propose(self) -> Architecture:
+        if len(self.living) < self.P:
+            return sample(self.space, self.rng)
+        # Algorithm 1 draws with replacement; the parent is the sample's best
+        tournament = [self.rng.choice(self.living) for _ in range(self.S)]
+        child = max(tournament, key=lambda trial: trial.score).architecture
+        for _ in range(self.mutations):
+            child = mutate(self.space, child, self.rng)
+        return child
+
+    def observe(self, trial: Trial) -> None:
+        if trial.score is not None:
+            self.living.append(trial)

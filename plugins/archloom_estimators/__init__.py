@@ -1,0 +1,19 @@
+"""Estimators: what a network costs, how long it takes, how accurate it is."""
+
+from __future__ import annotations
+
+import archloom
+
+from .accuracy import InheritedAccuracy, TrainedAccuracy
+from .cost import Macs, Params
+from .latency import MeasuredLatency, TableLatency
+
+
+@archloom.hookimpl
+def register_estimators(register):
+    register("params", Params)
+    register("macs", Macs)
+    register("latency", MeasuredLatency)
+    register("latency_table", TableLatency)
+    register("accuracy", TrainedAccuracy)
+    register("inherited_accuracy", InheritedAccuracy)

@@ -1,0 +1,79 @@
+"""Accuracy on the validation split: of a network trained for the purpose, or cut out of a supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+
+from archloom.architecture import Architecture
+from archloom.errors import ConfigError
+from archloom.estimator import INHERITED, TRAINING, Context, Metric
+from archloom.task import batches
+from archloom.training import Recipe, evaluate, recalibrate_batchnorm, train
+
+
+class TrainedAccuracy:
+    """Top-1 in % after training from scratch for `epochs` epochs by a plain recipe (SGD, cosine)."""
+
+    metrics = (Metric("accuracy.trained", "%", "max"),)
+    expense, needs = TRAINING, ()
+
+    def __init__(
+        self, *, epochs: int = 5, batch_size: int = 64, lr: float = 0.1, weight_decay: float = 4e-5
+    ) -> None:
+        self.recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay)
+        self.epochs = float(epochs)
+
+    def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
+        model = context.assemble(architecture)
+        shape = context.shape(architecture)
+        resolution = None if shape == tuple(context.task.shape) else shape[1]
+        for _ in train(
+            model,
+            context.task,
+            self.recipe,
+            seed=context.seed,
+            device=context.device,
+            precision=context.precision,
+            watch=None,
+            resolution=resolution,
+        ):
+            pass
+        data = context.task.dataset("validation", resolution=resolution)
+        judged = evaluate(
+            model, batches(data, 512, device=context.device), len(context.task.classes), context.precision
+        )
+        return {"accuracy.trained": judged["accuracy"]}
+
+
+class InheritedAccuracy:
+    """Top-1 in % with a supernet's weights, cut out as a network of its own, BatchNorm recalibrated there.
+
+    batches: validation batches to judge on (None: all). recalibration: batches of the weights split, without
+    augmentation, that BatchNorm's statistics are taken from (0: the supernet's are kept).
+    """
+
+    metrics = (Metric("accuracy.inherited", "%", "max"),)
+    expense, needs = INHERITED, ("supernet",)
+
+    def __init__(self, *, batches: int | None = None, recalibration: int = 8, batch_size: int = 128) -> None:
+        self.batches, self.recalibration, self.batch_size = batches, recalibration, batch_size
+
+    def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
+        if context.supernet is None:
+            raise ConfigError("inherited_accuracy needs a method that trains a supernet; none has")
+        shape = context.shape(architecture)
+        resolution = None if shape == tuple(context.task.shape) else shape[1]
+        model = context.supernet.extract(architecture)
+        if self.recalibration:
+            data = context.task.dataset("weights", resolution=resolution)
+            stream = batches(data, self.batch_size, seed=context.seed, shuffle=True, device=context.device)
+            recalibrate_batchnorm(model, islice(stream, self.recalibration))
+        held_out = context.task.dataset("validation", resolution=resolution)
+        judged = evaluate(
+            model,
+            islice(batches(held_out, self.batch_size, device=context.device), self.batches),
+            len(context.task.classes),
+            context.precision,
+        )
+        return {"accuracy.inherited": judged["accuracy"]}

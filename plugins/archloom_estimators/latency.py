@@ -1,0 +1,78 @@
+"""Latency on this device: of the whole network as measured, or as the sum of a table of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from archloom.architecture import Architecture
+from archloom.estimator import INHERITED, STATIC, Context, Metric
+from archloom.latency import LatencyTable, build_table, measure
+
+
+class MeasuredLatency:
+    """Milliseconds of a forward in inference mode, channels_last: the median, and the 10th and 90th percentile.
+
+    batch: images at once. runs: timed calls, after warmup untimed ones.
+    """
+
+    metrics = (
+        Metric("latency.measured", "ms", "min"),
+        Metric("latency.measured.low", "ms", "min"),
+        Metric("latency.measured.high", "ms", "min"),
+    )
+    # a timing is nothing that can be recomputed, but it is cheaper than judging a trained network
+    expense, needs = INHERITED, ()
+
+    def __init__(self, *, batch: int = 1, runs: int = 30, warmup: int = 5) -> None:
+        self.batch, self.runs, self.warmup = batch, runs, warmup
+
+    def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
+        model = context.assemble(architecture).to(memory_format=torch.channels_last)
+        images = torch.randn(self.batch, *context.shape(architecture), device=context.device)
+        images = images.to(memory_format=torch.channels_last)
+        timing = measure(model, images, device=context.device, runs=self.runs, warmup=self.warmup)
+        return {
+            "latency.measured": timing.median,
+            "latency.measured.low": timing.low,
+            "latency.measured.high": timing.high,
+        }
+
+
+class TableLatency:
+    """Milliseconds as the sum of a table's entries.
+
+    table: a file that `archloom latency build` wrote; without one the table is measured once on this device,
+    with `batch` images and `runs` timed calls, and kept with the run.
+    """
+
+    metrics = (Metric("latency.table", "ms", "min"),)
+    expense, needs = STATIC, ()
+
+    def __init__(self, *, table: str | None = None, batch: int = 1, runs: int = 20) -> None:
+        self.batch, self.runs = batch, runs
+        self.given = LatencyTable.read(table) if table else None
+        self._built: LatencyTable | None = None
+
+    def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
+        return {"latency.table": self._table(context).latency(architecture)}
+
+    def _table(self, context: Context) -> LatencyTable:
+        if self.given is not None:
+            return self.given.check(context.space)
+        if self._built is None:
+            self._built = LatencyTable.from_json(context.recorded("latency_table", lambda: self._measure(context)))
+        return self._built
+
+    def _measure(self, context: Context) -> object:
+        table = build_table(
+            context.space,
+            tuple(context.task.shape),
+            len(context.task.classes),
+            parts=context.model,
+            device=context.device,
+            batch=self.batch,
+            runs=self.runs,
+        )
+        return table.to_json()

@@ -1,0 +1,156 @@
+"""What each candidate of each layer costs: from a latency table, or counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from archloom.cost import count
+from archloom.errors import ConfigError
+from archloom.latency import LatencyTable, Setting, Timing, build_table
+from archloom.model import Model, ModelParts, call_on_meta, evaluating
+from archloom.supernet import SharedChoice, Supernet
+
+Unit = Literal["us", "ms", "M"]
+PER_MILLISECOND: Mapping[str, float] = {"us": 1000.0, "ms": 1.0}
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """choice -> the cost of each option in `unit`; `base` is what every architecture pays."""
+
+    unit: Unit
+    costs: Mapping[str, Sequence[float]]
+    base: float
+
+    def tensors(self, device: torch.device) -> dict[str, Tensor]:
+        """choice -> (n,), float32."""
+        return {name: torch.tensor(cost, device=device) for name, cost in self.costs.items()}
+
+    @property
+    def cheapest(self) -> float:
+        """The cost of the cheapest architecture; NaN where the table has a NaN."""
+        lowest = [min(cost) if all(c == c for c in cost) else float("nan") for cost in self.costs.values()]
+        return self.base + sum(lowest)
+
+
+def latency_costs(table: LatencyTable, space: Any, unit: Unit) -> CostTable:
+    """A latency table's medians in microseconds or milliseconds."""
+    if unit not in PER_MILLISECOND:
+        raise ConfigError(f"a latency has unit {' or '.join(PER_MILLISECOND)}, not '{unit}'")
+    factor = PER_MILLISECOND[unit]
+    names = [choice.name for choice in space.choices if choice.name in table.check(space).layers]
+    costs = {name: [factor * cost for cost in table.costs(name)] for name in names}
+    return CostTable(unit, costs, factor * table.base)
+
+
+def measured_costs(
+    space: Any,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    parts: ModelParts,
+    device: torch.device,
+    recorded: Callable[[str, Callable[[], Any]], Any],
+    unit: Unit,
+) -> CostTable:
+    """Latency on this device, measured once in the run's life."""
+    made = recorded(
+        "latency_table",
+        lambda: build_table(space, shape, num_classes, parts=parts, device=device).to_json(),
+    )
+    return latency_costs(LatencyTable.from_json(made, "the run's latency table"), space, unit)
+
+
+def counted_costs(model: Model, space: Any, shape: tuple[int, int, int], unit: Unit = "M") -> CostTable:
+    """Multiply-adds in millions, of a model whose backbone is the space's supernet."""
+    if unit != "M":
+        raise ConfigError(f"multiply-adds have unit 'M', not '{unit}'")
+    supernet: Any = model.backbone
+    assert isinstance(supernet, Supernet)
+    first = dict.fromkeys(supernet.layers, 0)
+    costs = {}
+    for name, (layer, shape_in) in _layers(model, shape, first).items():
+        costs[name] = [_macs(option, shape_in) / 1e6 for option in layer.options]
+    total = count(model, shape, first).macs / 1e6
+    return CostTable("M", costs, total - sum(cost[0] for cost in costs.values()))
+
+
+def _macs(option: nn.Module, shape: tuple[int, int, int]) -> int:
+    return count(option, shape).macs if any(True for _ in option.parameters()) else 0
+
+
+def _layers(
+    model: Model, shape: tuple[int, int, int], first: Mapping[str, int]
+) -> dict[str, tuple[SharedChoice, tuple[int, int, int]]]:
+    """choice -> its module, and the shape (C, H, W) that reaches it."""
+    supernet: Any = model.backbone
+    modules = [m for m in supernet.modules() if isinstance(m, SharedChoice)]
+    shapes: list[tuple[int, int, int]] = []
+    hooks = [
+        m.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape[1:]))) for m in modules
+    ]
+    try:
+        with evaluating(model), torch.no_grad():
+            call_on_meta(model, torch.empty(1, *shape, device="meta"), first)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return dict(zip(supernet.layers, zip(modules, shapes, strict=True), strict=True))
+
+
+# -- the reference code's text format: a line of names, then one line of microseconds for each layer -------
+
+
+def read_table(path: str | Path, space: Any) -> LatencyTable:
+    """A latency table from archloom's JSON, or from the text format of the reference code.
+
+    The text format has neither stem nor head, no spread and no setting. Raises ConfigError for a file
+    that is neither, or that does not have the space's layers and candidates in the space's order.
+    """
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the latency table {path}: {error}") from error
+    if text.lstrip().startswith("{"):
+        try:
+            return LatencyTable.from_json(json.loads(text), str(path)).check(space)
+        except ValueError as error:
+            raise ConfigError(f"the latency table {path} is no JSON: {error}") from error
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    names, rows = (lines[0], lines[1:]) if lines else ([], [])
+    if len(rows) != len(space.choices):
+        raise ConfigError(
+            f"the latency table {path} has {len(rows)} layers, the space has {len(space.choices)}"
+        )
+    entries: dict[str, Timing] = {}
+    layers: dict[str, dict[str, str]] = {}
+    for choice, row in zip(space.choices, rows, strict=True):
+        try:
+            milliseconds = [float(word) / 1000 for word in row]
+        except ValueError as error:
+            raise ConfigError(f"the latency table {path}, {choice.name}: {error}") from error
+        if len(milliseconds) != len(names) or not all(0 <= t < float("inf") for t in milliseconds):
+            raise ConfigError(
+                f"the latency table {path}, {choice.name}: there must be {len(names)} times, not {row}"
+            )
+        layers[choice.name] = {name: f"{choice.name} {name}" for name in names}
+        entries |= {
+            f"{choice.name} {n}": Timing(t, t, t, 1) for n, t in zip(names, milliseconds, strict=True)
+        }
+    unknown = Setting(device="unknown", dtype="float32", batch=1, threads=0, torch="unknown")
+    return LatencyTable(entries, layers, [], unknown, source=str(path)).check(space)
+
+
+def write_reference_table(table: LatencyTable, path: str | Path) -> None:
+    """Write the medians in the reference code's text format; stem, head and spread have no place in it."""
+    names = [list(options) for options in table.layers.values()]
+    if any(other != names[0] for other in names):
+        raise ConfigError("the text format has one list of candidates; this table's layers differ in theirs")
+    rows = [" ".join(repr(1000 * cost) for cost in table.costs(name)) for name in table.layers]
+    Path(path).write_text("\n".join([" ".join(names[0]), *rows]) + "\n")

@@ -1,0 +1,350 @@
+"""FBNet (Wu et al., CVPR 2019, arXiv 1812.03443): differentiable search with a latency-aware loss.
+
+    min over theta, min over w of E_(a ~ P_theta) L(a, w_a)                                (eq. 7)
+
+w is trained on one part of the data and theta on another, in turn, an epoch of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archloom.architecture import Architecture
+from archloom.errors import ConfigError, SearchError, SpaceError
+from archloom.model import Model, ModelParts
+from archloom.randomness import derive_seed, forked_rng, python_rng, torch_rng
+from archloom.ranks import Ranks
+from archloom.strategy import Progress, Recorded
+from archloom.supernet import Draw, Mixture, Supernet, gumbel_softmax, straight_through, top_k
+from archloom.task import Task, batches
+from archloom.training import precision_context
+from archloom.trial import Trial
+
+from .costs import CostTable, Unit, counted_costs, latency_costs, measured_costs, read_table
+from .loss import Form, Objective, expected_cost
+from .schedule import Phase, Span, Temperature, cosine, plan
+
+Mode = Literal["soft", "single_path", "top_k"]
+MAX_DRAWS = 1000
+"""After so many draws in a row that repeat an architecture, theta has nothing new to propose."""
+
+
+class FBNet:
+    """The stochastic supernet of FBNet and its alternating training; proposes from the trained theta.
+
+    An epoch is a pass over the split "weights" that trains w and, after `warmup_epochs` of those alone, a
+    pass over the split "architecture" that trains theta. In each pass the other parameters are frozen.
+    The weight pass minimizes the task's loss alone; the pass for theta adds the cost.
+
+    epochs, warmup_epochs, batch_size (over all processes): as in the paper.
+    lr, momentum, weight_decay: SGD for w, with a cosine schedule over the epochs.
+    theta_lr, theta_weight_decay: Adam for theta.
+    temperature, temperature_decay, temperature_floor: tau, multiplied by the decay after each epoch.
+    mode: "soft" runs all candidates, weighted; "top_k" the `k` heaviest of each draw; "single_path" one,
+        its gradient passed straight through.
+    loss, alpha, beta, target: see `archloom_fbnet.loss`. "additive" reads alpha, "target" beta and target.
+    cost, unit: "latency" in "us" or "ms", or "macs" in "M" (millions).
+    table: a file with the latency table; by default the candidates are measured on this device.
+    samples: how many architectures are proposed: the likeliest, then distinct draws from P_theta.
+    unit_steps: long passes can be resumed after every so many steps.
+    reference: the reference code's form. Its loss in both passes (so that w's learning rate is scaled by
+        alpha * log LAT^beta), tau constant during the warm-up and without a floor, its initialization of
+        the classifier.
+    """
+
+    needs = ("differentiable",)
+
+    def __init__(
+        self,
+        space: Any,
+        task: Task,
+        *,
+        seed: int,
+        ranks: Ranks,
+        model: ModelParts,
+        device: torch.device,
+        precision: str,
+        recorded: Recorded,
+        epochs: int = 90,
+        warmup_epochs: int = 10,
+        batch_size: int = 192,
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        theta_lr: float = 0.01,
+        theta_weight_decay: float = 5e-4,
+        temperature: float = 5.0,
+        temperature_decay: float = 0.956,
+        temperature_floor: float | None = None,
+        mode: Mode = "soft",
+        k: int = 2,
+        loss: Form | None = None,
+        alpha: float = 0.2,
+        beta: float = 0.6,
+        target: float | None = None,
+        cost: Literal["latency", "macs"] = "latency",
+        unit: Unit | None = None,
+        table: str | None = None,
+        samples: int = 6,
+        unit_steps: int = 200,
+        reference: bool = False,
+    ) -> None:
+        if not 0 <= warmup_epochs <= epochs or epochs < 1:
+            raise ConfigError(f"warmup_epochs must lie in 0..epochs, not {warmup_epochs} of {epochs}")
+        for name, value in {"k": k, "samples": samples, "unit_steps": unit_steps}.items():
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+        self.space, self.task, self.seed, self.ranks = space, task, seed, ranks
+        self.device, self.precision, self.reference = device, precision, reference
+        self.epochs, self.warmup_epochs, self.batch_size = epochs, warmup_epochs, batch_size
+        self.lr, self.samples = lr, samples
+        floor = (0.0 if reference else 0.1) if temperature_floor is None else temperature_floor
+        self.temperature = Temperature(
+            temperature, temperature_decay, floor, start=warmup_epochs if reference else 0
+        )
+        self.draw = _draw(mode, k)
+        self.supernet = self._supernet(model)
+        self.theta = {
+            name: nn.Parameter(torch.full((len(options),), 1 / len(options), device=device))
+            for name, options in self._backbone.layers.items()
+        }
+        default_unit: Unit = "us" if cost == "latency" else "M"
+        self.costs = self._cost_table(model, cost, unit or default_unit, table, recorded)
+        self.cost_tensors = self.costs.tensors(device)
+        self.objective = Objective(
+            loss or ("reference" if reference else "paper"), self.costs.unit, alpha, beta, target
+        )
+        self.objective.check(self.costs.cheapest)
+        self.weights = [p for p in self.supernet.parameters() if p.requires_grad]
+        self.weight_optimizer = torch.optim.SGD(
+            self.weights, lr=lr, momentum=momentum, weight_decay=weight_decay
+        )
+        self.theta_optimizer = torch.optim.Adam(
+            self.theta.values(), lr=theta_lr, weight_decay=theta_weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+        self.data: dict[Phase, Any] = {
+            "weights": task.dataset("weights", augment=True),
+            "theta": task.dataset("architecture", augment=True),
+        }
+        steps = {phase: max(1, len(data) // batch_size) for phase, data in self.data.items()}
+        self.plan = plan(epochs, warmup_epochs, steps, unit_steps)
+        self.done = 0
+        self._proposed: list[Architecture] = []
+
+    # -- training -----------------------------------------------------------------------------------
+
+    def fit(self) -> Iterator[Progress]:
+        """Train on from where the state is; a unit is a pass, or `unit_steps` steps of a long one."""
+        while self.done < len(self.plan):
+            unit = self.plan[self.done]
+            metrics = self._run(unit)
+            self.done += 1
+            yield Progress(self.done, len(self.plan), unit.epochs, metrics)
+
+    def _run(self, unit: Span) -> dict[str, float]:
+        tau = self.temperature(unit.epoch)
+        for group in self.weight_optimizer.param_groups:
+            group["lr"] = cosine(self.lr, unit.epoch, self.epochs)
+        self._freeze(unit.phase)
+        self.supernet.train()
+        stream = batches(
+            self.data[unit.phase],
+            self.batch_size,
+            seed=derive_seed(self.seed, unit.phase),
+            epoch=unit.epoch,
+            shuffle=True,
+            drop_last=True,
+            ranks=self.ranks,
+            device=self.device,
+        )
+        totals = torch.zeros(3, device=self.device)
+        with forked_rng(self.seed, "fit", unit.before):  # dropout in a head draws from global state
+            for offset, (x, y) in enumerate(islice(stream, unit.start, unit.stop)):
+                totals += self._step(x, y, unit.phase, tau, unit.before + offset)
+        self.ranks.broadcast_buffers(self.supernet)
+        ce, loss, correct = (totals / (unit.stop - unit.start)).tolist()
+        return {
+            f"{unit.phase}.ce": ce,
+            f"{unit.phase}.loss": loss,
+            f"{unit.phase}.accuracy": 100 * correct,
+            "temperature": tau,
+            "lr": self.weight_optimizer.param_groups[0]["lr"],
+            "theta.entropy": self.entropy(),
+            f"cost.expected_{self.costs.unit}": self.mean_cost(),
+        }
+
+    def _step(self, x: Tensor, y: Tensor, phase: Phase, tau: float, step: int) -> Tensor:
+        """One optimizer step; (CE, loss, share of correct images), averaged over the ranks."""
+        optimizer = self.weight_optimizer if phase == "weights" else self.theta_optimizer
+        trained = self.weights if phase == "weights" else list(self.theta.values())
+        optimizer.zero_grad(set_to_none=True)
+        generator = torch_rng(self.seed, "gumbel", step)
+        ce, loss, logits = self.losses(x, y, self.masks(tau, generator), phase)
+        with torch.no_grad():
+            correct = (logits.argmax(1) == y).float().mean()
+            measured = self.ranks.average(torch.stack([ce.detach().float(), loss.detach().float(), correct]))
+        if not bool(measured.isfinite().all()):
+            raise SearchError(
+                f"the loss of the {phase} pass became {float(measured[1])} in step {step} (CE "
+                f"{float(measured[0])}, temperature {tau:g}); lower lr or theta_lr, raise temperature_floor, "
+                "or use float32"
+            )
+        self.scaler.scale(loss).backward()
+        self.ranks.average_gradients(trained)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        return measured
+
+    def masks(self, tau: float, generator: torch.Generator | None) -> dict[str, Mixture]:
+        """m_l of every layer, each from its own Gumbel noise  (eq. 8)."""
+        return {name: self.draw(theta, tau, generator) for name, theta in self.theta.items()}
+
+    def losses(
+        self, x: Tensor, y: Tensor, masks: Mapping[str, Mixture], phase: Phase = "theta"
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """CE, what is minimized in this phase, and the logits (N, classes)."""
+        with precision_context(self.device, self.precision):
+            logits = self.supernet(x, masks)
+            ce = self.supernet.loss(logits, y)
+        if phase == "weights" and not self.reference:
+            return ce, ce, logits
+        weights = {name: mask.weights for name, mask in masks.items()}
+        cost = expected_cost(weights, self.cost_tensors, self.costs.base)
+        return ce, self.objective(ce.float(), cost), logits
+
+    def _freeze(self, phase: Phase) -> None:
+        """Gradients for one group of parameters only: the other's are neither needed nor computed."""
+        for parameter in self.weights:
+            parameter.requires_grad_(phase == "weights")
+            parameter.grad = None
+        for parameter in self.theta.values():
+            parameter.requires_grad_(phase == "theta")
+            parameter.grad = None
+
+    # -- what theta says ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def probabilities(self) -> dict[str, Tensor]:
+        """P_theta of each layer: choice -> (n,), without noise and temperature  (eq. 4)."""
+        return {name: F.softmax(theta.double(), dim=0).cpu() for name, theta in self.theta.items()}
+
+    def entropy(self) -> float:
+        """The mean entropy of the layers' P_theta, in nats: log(n) at first, 0 where all is decided."""
+        each = [-(p * p.clamp(min=1e-300).log()).sum() for p in self.probabilities().values()]
+        return float(torch.stack(each).mean())
+
+    def mean_cost(self) -> float:
+        """The cost of an architecture drawn from P_theta, on average."""
+        costs = {name: torch.tensor(c, dtype=torch.float64) for name, c in self.costs.costs.items()}
+        return float(expected_cost(self.probabilities(), costs, self.costs.base))
+
+    def propose(self) -> Architecture | None:
+        """The likeliest architecture, then distinct draws from P_theta  (eq. 6); None after `samples`."""
+        if len(self._proposed) >= self.samples:
+            return None
+        probabilities = {name: p.tolist() for name, p in self.probabilities().items()}
+        likeliest = {name: max(range(len(p)), key=p.__getitem__) for name, p in probabilities.items()}
+        if not self._proposed:
+            return self._remember(likeliest)
+        rng = python_rng(self.seed, "sample", len(self._proposed))
+        for _ in range(MAX_DRAWS):
+            drawn = {name: rng.choices(range(len(p)), p)[0] for name, p in probabilities.items()}
+            if self._architecture(drawn) not in self._proposed:
+                return self._remember(drawn)
+        return None
+
+    def observe(self, trial: Trial) -> None:
+        """Nothing to learn: theta is what the search knows."""
+
+    def _remember(self, positions: Mapping[str, int]) -> Architecture:
+        self._proposed.append(self._architecture(positions))
+        return self._proposed[-1]
+
+    def _architecture(self, positions: Mapping[str, int]) -> Architecture:
+        return Architecture({c.name: c.options[positions[c.name]] for c in self.space.choices})
+
+    # -- state ---------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, buffers, theta, both optimizers and the position; all else follows from the seed."""
+        return {
+            "done": self.done,
+            "supernet": self.supernet.state_dict(),
+            "theta": {name: theta.detach() for name, theta in self.theta.items()},
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "theta_optimizer": self.theta_optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.done = state["done"]
+        self.supernet.load_state_dict(state["supernet"])
+        with torch.no_grad():
+            for name, theta in self.theta.items():
+                theta.copy_(state["theta"][name])
+        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
+        self.theta_optimizer.load_state_dict(state["theta_optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+    # -- set-up ----------------------------------------------------------------------------------------
+
+    def _supernet(self, parts: ModelParts) -> Model:
+        self._backbone = supernet = Supernet(self.space, self.seed)
+        undecided = [choice.name for choice in self.space.choices if choice.name not in supernet.layers]
+        if undecided:
+            raise SpaceError(
+                f"FBNet decides between layers, and {undecided} are none; "
+                "fix them in the space, or use another method"
+            )
+        first = dict.fromkeys(supernet.layers, 0)
+        model = parts.assemble(
+            supernet,
+            shape=self.task.shape,
+            num_classes=len(self.task.classes),
+            seed=self.seed,
+            selection=(first,),
+        )
+        if self.reference:
+            with forked_rng(self.seed, "classifier"):
+                for module in model.head.modules():
+                    if isinstance(module, nn.Linear):
+                        nn.init.normal_(module.weight, 0, 0.01)
+                        nn.init.zeros_(module.bias)
+        return model.to(self.device).to(memory_format=torch.channels_last)
+
+    def _cost_table(
+        self, parts: ModelParts, cost: str, unit: Unit, table: str | None, recorded: Recorded
+    ) -> CostTable:
+        shape = self.task.shape
+        if cost == "macs":
+            if table is not None:
+                raise ConfigError("a table is of latencies; leave it out, or use cost='latency'")
+            return counted_costs(self.supernet, self.space, shape, unit)
+        if table is not None:
+            return latency_costs(read_table(table, self.space), self.space, unit)
+        here = None
+        if self.ranks.is_first:  # two processes would not measure the same
+            here = measured_costs(
+                self.space, shape, len(self.task.classes), parts, self.device, recorded, unit
+            )
+        made: CostTable = self.ranks.broadcast_object(here)
+        return made
+
+
+def _draw(mode: Mode, k: int) -> Draw:
+    match mode:
+        case "soft":
+            return gumbel_softmax
+        case "single_path":
+            return straight_through
+        case "top_k":
+            return top_k(k)
+    raise ConfigError(f"mode must be soft, single_path or top_k, not {mode!r}")

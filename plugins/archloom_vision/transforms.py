@@ -1,0 +1,74 @@
+"""Raw images to normalized float tensors. All are objects rather than closures: a loading process may
+have to receive them by pickle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .common import torchvision_module
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Standardize:
+    """(C, H, W) of floats -> (image - mean) / std, resized to `resolution` squared (None: as it is)."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    resolution: int | None = None
+
+    def __call__(self, image: Tensor) -> Tensor:
+        size = None if self.resolution is None else (self.resolution, self.resolution)
+        if size is not None and size != tuple(image.shape[1:]):
+            # antialias matters when shrinking only, and keeps small structures from vanishing there
+            image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+        return (image - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """A shift by up to `pixels` in both directions, the background 0 moving in; then `after`."""
+
+    pixels: int
+    after: Standardize
+
+    def __call__(self, image: Tensor) -> Tensor:
+        _, height, width = image.shape
+        top, left = torch.randint(2 * self.pixels + 1, (2,)).tolist()
+        padded = F.pad(image, (self.pixels,) * 4)
+        return self.after(padded[:, top : top + height, left : left + width])
+
+
+def cropped_and_flipped(
+    task: str, size: int, mean: Triple, std: Triple, resolution: int | None, *, augment: bool
+) -> Any:
+    """uint8 (3, size, size) -> float (3, r, r). Augmented: 4 pixels of zeros around, a random crop of the
+    old size, a random flip; the augmentation of He et al. (CVPR 2016), section 4.2."""
+    v2 = torchvision_module("transforms.v2", task)
+    steps = [v2.RandomCrop(size, padding=4), v2.RandomHorizontalFlip()] if augment else []
+    if resolution is not None and resolution != size:
+        steps.append(v2.Resize((resolution, resolution), antialias=True))
+    return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
+EVAL_CROP = 0.875
+"""What of the shorter side the centre crop keeps: 224 of 256, the habit of ImageNet."""
+
+
+def photograph(task: str, mean: Triple, std: Triple, resolution: int, *, augment: bool) -> Any:
+    """A PIL image of any size -> float (3, r, r). Augmented: a random crop of 8 to 100% of the area,
+    resized, and a random flip (Szegedy et al., CVPR 2015, section 6); else the centre."""
+    v2 = torchvision_module("transforms.v2", task)
+    if augment:
+        steps = [v2.RandomResizedCrop(resolution, antialias=True), v2.RandomHorizontalFlip()]
+    else:
+        steps = [v2.Resize(round(resolution / EVAL_CROP), antialias=True), v2.CenterCrop(resolution)]
+    return v2.Compose(
+        [*steps, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+    )

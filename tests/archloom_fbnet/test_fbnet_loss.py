@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archloom.errors import ConfigError
+from archloom_fbnet.loss import Objective, expected_cost, paper_loss, reference_loss
+from archloom_fbnet.schedule import Temperature, cosine, plan
+
+
+@given(ce=st.floats(0.01, 10), cost=st.floats(1.5, 1e6), alpha=st.floats(0.01, 2), beta=st.floats(0, 2))
+def test_the_paper_s_loss_is_its_formula_and_so_is_its_gradient(ce, cost, alpha, beta):
+    CE, LAT = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (ce, cost))
+    loss = paper_loss(CE, LAT, alpha, beta)
+    loss.backward()
+    assert loss.item() == pytest.approx(ce * alpha * math.log(cost) ** beta)
+    assert CE.grad.item() == pytest.approx(alpha * math.log(cost) ** beta)
+    factor = alpha * math.log(cost) ** beta
+    assert LAT.grad.item() == pytest.approx(factor * ce * beta / (math.log(cost) * cost), abs=1e-12)
+
+
+@given(beta=st.floats(0.1, 2), alpha=st.floats(0.05, 2))
+def test_in_the_reference_s_loss_alpha_and_beta_only_scale(beta, alpha):
+    CE, LAT = torch.tensor(2.0, dtype=torch.float64), torch.tensor(65_000.0, dtype=torch.float64)
+    assert reference_loss(CE, LAT, alpha, beta).item() == pytest.approx(alpha * beta * 2 * math.log(65_000))
+
+
+def test_the_additive_and_the_target_loss_are_their_formulas():
+    CE, LAT = torch.tensor(2.0), torch.tensor(30.0)
+    assert Objective("additive", "ms", 0.1, 0.6)(CE, LAT).item() == pytest.approx(5.0)
+    assert Objective("target", "ms", 0.2, 0.5, target=7.5)(CE, LAT).item() == pytest.approx(4.0)
+
+
+def test_the_expected_cost_is_the_mean_over_all_architectures():
+    """Eq. 9 against the enumeration of all twelve architectures with their probabilities."""
+    costs = {"a": torch.tensor([1.0, 5.0, 2.0]), "b": torch.tensor([3.0, 0.5]), "c": torch.tensor([1.0, 7.0])}
+    weights = {name: torch.softmax(torch.randn(len(c)), 0) for name, c in costs.items()}
+    mean = sum(
+        weights["a"][i]
+        * weights["b"][j]
+        * weights["c"][k]
+        * (10 + costs["a"][i] + costs["b"][j] + costs["c"][k])
+        for i in range(3)
+        for j in range(2)
+        for k in range(2)
+    )
+    torch.testing.assert_close(expected_cost(weights, costs, 10.0), mean)
+
+
+@pytest.mark.parametrize("form", ["paper", "reference"])
+def test_a_cost_whose_logarithm_is_not_positive_is_refused(form):
+    Objective(form, "ms", 0.2, 0.6).check(1.01)
+    with pytest.raises(ConfigError, match=r"costs 0\.8 ms.*smaller unit"):
+        Objective(form, "ms", 0.2, 0.6).check(0.8)
+    with pytest.raises(ConfigError, match="no number"):
+        Objective(form, "ms", 0.2, 0.6).check(float("nan"))
+    Objective("additive", "ms", 0.2, 0.6).check(0.8)
+
+
+def test_numbers_that_do_not_belong_to_a_loss_are_refused():
+    with pytest.raises(ConfigError, match="needs a target cost in us"):
+        Objective("target", "us", 0.2, 0.6)
+    with pytest.raises(ConfigError, match="has no target"):
+        Objective("paper", "us", 0.2, 0.6, target=3.0)
+    with pytest.raises(ConfigError, match="alpha must be positive"):
+        Objective("paper", "us", 0, 0.6)
+
+
+def test_the_temperature_falls_from_the_first_epoch_to_its_floor():
+    tau = Temperature(5.0, 0.956, 0.1)
+    assert tau(0) == 5.0
+    assert tau(10) == pytest.approx(5 * 0.956**10)
+    assert tau(500) == 0.1
+
+
+def test_the_reference_s_temperature_waits_for_the_warm_up_and_has_no_floor():
+    tau = Temperature(5.0, math.exp(-0.045), 0.0, start=10)
+    assert tau(0) == tau(10) == 5.0
+    assert tau(180) == pytest.approx(0.0024, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("initial", "decay", "floor"), [(0, 0.9, 0), (5, 1.1, 0.1), (5, 0.9, 6), (5, 0.9, -1)]
+)
+def test_a_temperature_that_cannot_be_is_refused(initial, decay, floor):
+    with pytest.raises(ConfigError, match="temperature"):
+        Temperature(initial, decay, floor)
+
+
+def test_the_learning_rate_falls_along_half_a_cosine():
+    assert [cosine(0.1, epoch, 4) for epoch in range(5)] == pytest.approx(
+        [0.1, 0.0853553, 0.05, 0.0146447, 0], rel=1e-5
+    )
+
+
+@given(
+    epochs=st.integers(1, 8),
+    warmup=st.integers(0, 8),
+    weights=st.integers(1, 9),
+    theta=st.integers(1, 9),
+    span=st.integers(1, 10),
+)
+def test_the_plan_holds_every_step_once_and_in_order(epochs, warmup, weights, theta, span):
+    warmup = min(warmup, epochs)
+    steps = {"weights": weights, "theta": theta}
+    spans = plan(epochs, warmup, steps, span)
+    taken = [(s.epoch, s.phase, i) for s in spans for i in range(s.start, s.stop)]
+    phases = [(e, p) for e in range(epochs) for p in (("weights",) if e < warmup else ("weights", "theta"))]
+    assert taken == [(e, p, i) for e, p in phases for i in range(steps[p])]
+    assert [s.before for s in spans] == [sum(t.stop - t.start for t in spans[:n]) for n in range(len(spans))]
+    assert all(s.stop - s.start <= span for s in spans)
+    assert spans[-1].epochs == epochs
+    assert all(a.epochs < b.epochs for a, b in pairwise(spans))
