@@ -23,7 +23,7 @@ class Choice:
         object.__setattr__(self, "options", tuple(self.options))
         if not self.options:
             raise SpaceError(f"choice '{self.name}' has no options; give it at least one")
-        if len(set(map(repr, self.options))) != len(self.options):
+        if len(set(self.options)) != len(self.options):  # 1, 1.0 and True are equal: one architecture, not three
             raise SpaceError(f"choice '{self.name}' lists an option twice: {list(self.options)}")
 
     def index(self, option: Option) -> int:

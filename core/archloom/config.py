@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_serializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer
+from pydantic_core import PydanticCustomError
 
 from .errors import ConfigError, nearest
 
@@ -30,10 +31,13 @@ class Part(_Strict):
 def _as_part(value: Any) -> Any:
     if isinstance(value, str):
         return {"type": value}
-    if isinstance(value, Mapping) and not isinstance(value.get("options"), dict):
-        options = {key: option for key, option in value.items() if key != "type"}
-        return {"type": value.get("type"), "options": options} if "type" in value else value
-    return value
+    if not isinstance(value, Mapping):
+        return value
+    if "type" not in value:
+        near = nearest("type", [key for key in value if isinstance(key, str)])
+        hint = f"; is '{near}' meant?" if near else ": a name, or {type: name, option: value}"
+        raise PydanticCustomError("part", "it needs the key 'type'{hint}", {"hint": hint})
+    return {"type": value["type"], "options": {key: option for key, option in value.items() if key != "type"}}
 
 
 PartLike = Annotated[Part, BeforeValidator(_as_part)]
@@ -112,7 +116,13 @@ class SearchConfig(_Strict):
         """What a resumed run must agree in: everything that its trials depend on."""
         whole = self.model_dump(mode="json")
         names = ("seed", "space", "task", "model", "method", "strategy", "estimators", "objectives", "constraints")
-        return {name: whole[name] for name in (*names, "precision", "order", "window", "recipe", "verdict", "pick")}
+        identity = {name: whole[name] for name in (*names, "precision", "order", "recipe", "verdict", "pick")}
+        return identity | {"window": self.open_trials if self.order == "submitted" else self.window}
+
+    @property
+    def open_trials(self) -> int:
+        """How many trials are open at once at most: the window, and as many as there are workers."""
+        return max(self.window, self.workers)
 
 
 def parse_config(data: Any, where: str = "the configuration") -> SearchConfig:
@@ -129,11 +139,7 @@ def _explain(problem: Any, where: str) -> str:
     path = [str(part) for part in problem["loc"]]
     name = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        model: Any = SearchConfig
-        for part in path[:-1]:
-            field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-            model = field.annotation if field else None
-        known = list(getattr(model, "model_fields", {}))
+        known = _keys(path[:-1])
         near = nearest(path[-1], known)
         hint = f"did you mean '{near}'?" if near else f"known keys: {', '.join(known)}."
         return f"{where}: unknown key '{name}'; {hint}"
@@ -142,10 +148,20 @@ def _explain(problem: Any, where: str) -> str:
     return f"{where}: '{name}' = {problem['input']!r}: {problem['msg']}"
 
 
+def _keys(path: Iterable[str]) -> list[str]:
+    """The keys that the configuration knows inside `path`."""
+    model: Any = SearchConfig
+    for part in path:
+        field = getattr(model, "model_fields", {}).get(part)
+        of = () if field is None else (field.annotation, *get_args(field.annotation))  # Pick | None
+        model = next((kind for kind in of if hasattr(kind, "model_fields")), None)
+    return list(getattr(model, "model_fields", {}))
+
+
 def parse_part(data: Any, where: str) -> Part:
     """A `Part` from plain data."""
     try:
-        return Part.model_validate(_as_part(data))
+        return TypeAdapter(PartLike).validate_python(data)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem, where) for problem in error.errors())) from None
 
@@ -157,7 +173,7 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> SearchConfig
         data = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:  # no text, 2001-99-99, [[[[...
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     return parse_config(override(data, overrides), str(path))
 
@@ -170,7 +186,7 @@ def override(data: Any, overrides: Iterable[str]) -> Any:
             raise ConfigError(f"--set takes key=value, not '{text}'")
         try:
             parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
             raise ConfigError(f"--set {text}: the value is not YAML") from error
         data = _set(data, key.strip().split("."), parsed, text)
     return data
@@ -181,7 +197,7 @@ def _set(node: Any, path: list[str], value: Any, text: str) -> Any:
         return value
     head, rest = path[0], path[1:]
     if isinstance(node, list):
-        if not head.isdigit() or int(head) >= len(node):
+        if not head.isdecimal() or int(head) >= len(node):
             raise ConfigError(f"--set {text}: '{head}' is no position of a list of {len(node)}")
         return [_set(item, rest, value, text) if i == int(head) else item for i, item in enumerate(node)]
     if node is None:

@@ -37,6 +37,6 @@ def count(model: nn.Module, resolution: int | tuple[int, int, int] = 224, *selec
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), counter:
         call_on_meta(model, torch.empty(1, *shape, device="meta"), *selection)
-    per_operator = counter.get_flop_counts()["Global"]
+    per_operator = counter.get_flop_counts().get("Global", {})  # absent where nothing was counted
     flops = sum(n for op, n in per_operator.items() if str(op).split(".")[-1] in _COUNTED)
     return Cost(params=sum(p.numel() for p in model.parameters() if p.requires_grad), macs=flops // 2)

@@ -172,7 +172,9 @@ class Search:
         if settled is not None:
             return settled
         for other in self._open:
-            if other.number < entry.number and other.source is None and other.architecture == entry.architecture:
+            failed = other.trial is not None and other.trial.status == "failed"
+            same = other.source is None and other.architecture == entry.architecture
+            if same and not failed and other.number < entry.number:
                 return other.number
         return None
 
@@ -204,24 +206,25 @@ class Search:
             entry.trial = self._finish(entry)
             self._count(entry.trial)
             self._record({"event": "result", "active": self.active, **entry.trial.to_json()})
+            if entry.trial.status == "failed":
+                for waiting in self._open:
+                    if waiting.trial is None and waiting.source == entry.number:
+                        self._start(waiting)  # a failure is not repeated: it is measured after all
         return entry.trial
 
     def _finish(self, entry: _Open) -> Trial:
-        if entry.source is not None and entry.source in self.trials:
-            source = self.trials[entry.source]
-            if source.status != "failed":
-                return replace(
-                    source,
-                    number=entry.number,
-                    seed=entry.seed,
-                    source=entry.source,
-                    cost={"seconds": 0.0, "epochs": 0.0},
-                )
         if entry.source is not None and entry.source not in self.trials:
             self._settle(next(other for other in self._open if other.number == entry.source))
-            return self._finish(entry)
-        if entry.future is None:  # its source failed: it is measured after all
-            entry.source, entry.future = None, self.executor.submit(entry.architecture, entry.seed)
+            return self._finish(entry)  # where the source failed, this one is measured now
+        if entry.source is not None:
+            return replace(
+                self.trials[entry.source],
+                number=entry.number,
+                seed=entry.seed,
+                source=entry.source,
+                cost={"seconds": 0.0, "epochs": 0.0},
+            )
+        assert entry.future is not None
         outcome = entry.future.result()
         scores = tuple(o.score(outcome.metrics) for o in self.objectives) if outcome.status == "ok" else None
         return Trial(
@@ -295,7 +298,7 @@ class Search:
         logged = None if event["architecture"] is None else Architecture.from_json(event["architecture"])
         if proposal != logged:
             raise RunError(
-                f"the resumed strategy proposes something else than the log has at trial {event['number']}: "
+                f"the resumed strategy proposes something else than the log has at trial {self._proposed}: "
                 f"now {proposal}, then {logged}. Its code or its data changed; start a new run"
             )
         if proposal is None:

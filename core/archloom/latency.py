@@ -17,6 +17,7 @@ from torch import nn
 from .architecture import Architecture
 from .errors import ConfigError
 from .model import ModelParts, evaluating, output_shape
+from .randomness import torch_rng
 from .supernet import Supernet
 
 FORMAT = "archloom latency table 1"
@@ -204,7 +205,7 @@ def build_table(
     """Measure every candidate of `space` on this device, at the shapes that it has for images of `shape`."""
     device = torch.device(device)
     supernet = Supernet(space, seed=0)
-    first = {name: 0 for name in supernet.layers}
+    first = dict.fromkeys(supernet.layers, 0)
     model = (parts or ModelParts()).assemble(
         supernet, shape=shape, num_classes=num_classes, selection=(first,)
     )
@@ -225,7 +226,7 @@ def build_table(
         if described.setdefault(key, repr(module)) != repr(module):
             key = f"{where} {key}"  # two modules of one name and shape that are built differently
         if key not in entries:
-            x = torch.randn(batch, *shape_in).to(device)
+            x = torch.randn(batch, *shape_in, generator=torch_rng(0, "latency")).to(device)
             x = x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
             entries[key] = measure(module, x, device=device, runs=runs, warmup=warmup)
         return key, shape_out

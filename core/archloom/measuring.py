@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -58,19 +59,21 @@ class Measurer:
                 lacking = [m.name for m in estimator.metrics if m.name not in measured]
                 if lacking:
                     raise SearchError(f"{type(estimator).__name__} gave no {', '.join(lacking)}")
-                metrics |= {name: float(value) for name, value in measured.items()}
+                numbers = {m.name: float(measured[m.name]) for m in estimator.metrics}
             except Exception as error:
                 # a stranger's estimator may raise anything: it is recorded, and the search goes on
                 logger.warning("%s failed on %s\n%s", type(estimator).__name__, architecture, traceback.format_exc())
                 if self.strict:
                     raise
                 return outcome("failed", f"{type(estimator).__name__}: {type(error).__name__}: {error}")
+            metrics |= {name: value for name, value in numbers.items() if math.isfinite(value)}
+            if odd := [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]:
+                return outcome("failed", f"{type(estimator).__name__}: {', '.join(odd)}, not a number to compare")
             for constraint in self.constraints:
                 value = metrics.get(constraint.metric)
                 if value is not None and not constraint.holds(value):
                     return outcome("infeasible", f"{constraint} broken: {value:g}")
-        nan = [name for name, value in metrics.items() if value != value]
-        return outcome("failed", f"{', '.join(nan)} is NaN") if nan else outcome("ok")
+        return outcome("ok")
 
 
 class Executor(Protocol):

@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import Any, Literal
 
 import pluggy
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from . import hookspecs
-from .errors import ConfigError, PluginError, UnknownName, nearest
+from .errors import ArchloomError, ConfigError, PluginError, UnknownName, nearest
 
 GROUP = "archloom"
 
@@ -96,7 +96,7 @@ class Entry:
             checked = self.schema.model_validate(dict(options))
         except ValidationError as error:
             raise ConfigError(self._explain(error, where)) from None
-        return {option.name: getattr(checked, option.name) for option in self.options}
+        return {option.name: getattr(checked, f"option_{option.name}") for option in self.options}
 
     def _explain(self, error: ValidationError, where: str) -> str:
         place = where or f"{self.kind} '{self.name}'"
@@ -163,16 +163,26 @@ class Host:
             version = point.dist.version if point.dist else "-"
             try:
                 module = point.load()
-            except Exception as error:  # a stranger's import can raise anything, and must not stop the host
+                self._add(module, point.name, name, version)
+            except PluginError:  # loaded, but a breach of the contract: ambiguous, so never passed over
+                raise
+            except (Exception, SystemExit) as error:  # a stranger's import can raise anything, and must not stop us
                 broken = Broken(point.name, f"{name} {version}", f"{type(error).__name__}: {error}")
                 if strict:
                     raise PluginError(f"{broken}. Mend it, or: pip uninstall {name}") from error
                 self.broken.append(broken)
-                continue
-            self.add(module, point.name, name, version)
 
     def add(self, plugin: object, name: str, distribution: str, version: str) -> None:
         """Register a plugin object (a module, usually); all of it or, where something is wrong, nothing."""
+        try:
+            self._add(plugin, name, distribution, version)
+        except ArchloomError:
+            raise
+        except Exception as error:
+            told = f"plugin '{name}' of {distribution} failed while it registered"
+            raise PluginError(f"{told}: {type(error).__name__}: {error}") from error
+
+    def _add(self, plugin: object, name: str, distribution: str, version: str) -> None:
         plugin_name = f"{distribution}:{name}"
         if self._manager.has_plugin(plugin_name):
             raise PluginError(f"plugin '{name}' of {distribution} is loaded twice")
@@ -195,7 +205,7 @@ class Host:
                     fresh[kind, key] = entry
 
                 caller(register=register)
-        except Exception:
+        except BaseException:
             self._manager.unregister(name=plugin_name)
             raise
         self._entries |= fresh
@@ -258,8 +268,10 @@ def _entry(kind: Kind, name: str, factory: Callable[..., Any], distribution: str
             raise PluginError(f"{where}: option '{parameter.name}' has no type annotation")
         else:
             options.append(Option(parameter.name, parameter.annotation, parameter.default))
+    # the fields' own names are out of the way of pydantic's (an option may be called 'schema' or 'copy')
     fields: dict[str, Any] = {
-        option.name: (option.annotation, ... if option.required else option.default) for option in options
+        f"option_{option.name}": (option.annotation, Field(... if option.required else option.default, alias=option.name))
+        for option in options
     }
     config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
     schema = create_model(f"{kind} {name}", __config__=config, **fields)
@@ -277,7 +289,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise PluginError(f"plugin file {path} failed: {type(error).__name__}: {error}") from error
     return module

@@ -158,7 +158,8 @@ def _who(config: SearchConfig, host: Host) -> tuple[Maker | None, Maker | None]:
             f"'{strategy.entry.name}' trains a supernet; make it the 'method', and leave the 'strategy' out or "
             "name one that only proposes"
         )
-    if method is not None and strategy is None and not hasattr(method.entry.factory, "propose"):
+    factory = None if method is None else method.entry.factory
+    if method is not None and strategy is None and isinstance(factory, type) and not hasattr(factory, "propose"):
         raise ConfigError(f"method '{method.entry.name}' only trains; name a 'strategy' that proposes")
     return method, strategy
 

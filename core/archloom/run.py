@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -36,9 +37,9 @@ _MAGIC = b"archloom checkpoint 1\n"
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a power cut, sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
@@ -164,9 +165,10 @@ class Log:
     def append(self, event: Mapping[str, Any]) -> None:
         """One event, one write, flushed to the disk."""
         line = (json.dumps(event) + "\n").encode()
-        position = self._file.tell()
+        position = os.fstat(self._file.fileno()).st_size
         try:
-            self._file.write(line)
+            if self._file.write(line) != len(line):  # a disk that fills up takes a part, without an error
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
             os.truncate(self.path, position)  # no torn line stays behind

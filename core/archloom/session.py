@@ -69,7 +69,7 @@ def search(
     resolved = resolve(checked, host)
     ranks = join(resolved.device)
     target = ranks.broadcast_object(str(folder or _fresh_folder(checked)))
-    if ranks.is_first and (Path(target) / "log.jsonl").exists():
+    if ranks.is_first and _holds_a_run(Path(target)):
         raise RunError(f"{target} already holds a run. Go on with it: archloom resume {target}; or name another folder")
     return _Session(resolved, Path(target), ranks, notify).run()
 
@@ -89,15 +89,23 @@ def resume(
     return _Session(resolved, folder, join(resolved.device), notify).run()
 
 
+def _holds_a_run(folder: Path) -> bool:
+    """Whether a run began there; one that was killed before its first event did not."""
+    log = folder / "log.jsonl"
+    return log.exists() and log.stat().st_size > 0
+
+
 def read_stored(folder: str | Path) -> dict[str, Any]:
     """The configuration in a run folder, as plain data."""
     path = Path(folder) / "config.yaml"
     try:
-        stored: dict[str, Any] = yaml.safe_load(path.read_text())
+        stored = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
         raise RunError(f"{folder} is no run folder: it has no config.yaml") from error
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
+    if not isinstance(stored, dict):
+        raise RunError(f"{path} holds no configuration; restore it, or start a new run")
     return stored
 
 
@@ -152,9 +160,10 @@ class _Session:
     def _run(self, run: Run) -> Result:
         self._start(run)
         method = self._make_method()
+        strategy = self._make_strategy(method)  # before fit: what is wrong with it is said before days are spent
         if method is not None and not self._fit(method):
             return Result(self.folder, None, (), (), "the budget ended before the supernet was trained", complete=False)
-        trials, reason = self._search(run, method)
+        trials, reason = self._search(run, method, strategy)
         return self._finish(run, method, trials, reason)
 
     # -- start -------------------------------------------------------------------------------------
@@ -222,20 +231,28 @@ class _Session:
 
     # -- search ------------------------------------------------------------------------------------
 
-    def _search(self, run: Run, method: Any) -> tuple[list[Trial], str]:
+    def _make_strategy(self, method: Any) -> Strategy:
         r, config = self.resolved, self.config
-        strategy: Strategy = method
+        strategy: Any = method
         if r.strategy is not None:
             strategy = r.strategy(
                 space=r.space,
                 rng=python_rng(config.seed, "strategy"),
                 seed=config.seed,
+                ranks=self.ranks,
+                model=r.parts,
                 device=r.device,
                 precision=config.precision,
                 recorded=self.recorded,
             )
-        if not isinstance(strategy, Strategy):
-            raise ConfigError(f"strategy {type(strategy).__name__} lacks propose or observe")
+        if isinstance(strategy, Strategy):
+            return strategy
+        if r.strategy is None:
+            raise ConfigError(f"method {type(strategy).__name__} only trains; name a 'strategy' that proposes")
+        raise ConfigError(f"strategy {type(strategy).__name__} lacks propose or observe")
+
+    def _search(self, run: Run, method: Any, strategy: Strategy) -> tuple[list[Trial], str]:
+        r, config = self.resolved, self.config
         context = Context(
             r.space,
             r.task,
@@ -264,7 +281,7 @@ class _Session:
             seed=config.seed,
             log=run.log,
             order=config.order,
-            window=max(config.window, config.workers),
+            window=config.open_trials,
             notify=self.notify,
             constraints=r.constraints,
             spent_seconds=spent,

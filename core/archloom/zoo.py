@@ -105,6 +105,8 @@ def _from_document(document: Any, host: Host, options: dict[str, Any], where: st
         )
     except KeyError as error:
         raise ConfigError(f"{where} lacks {error}") from error
+    except (TypeError, ValueError) as error:  # pydantic's ValidationError is a ValueError
+        raise ConfigError(f"{where} is damaged: {' '.join(str(error).split())}") from error
 
 
 def _from_name(name: str, host: Host, options: dict[str, Any]) -> Found:
@@ -168,6 +170,8 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any]) -> s
     On a mismatch a WeightsError names missing, unexpected and wrongly shaped keys, and nothing changes.
     """
     given = read_weights(weights) if isinstance(weights, str | Path) else weights
+    if odd := [key for key in given if not isinstance(key, str)]:
+        raise WeightsError(f"the weights are no state dict: {odd[0]!r} is no name of a tensor")
     own = model.state_dict()
     best: tuple[int, WeightFormat, dict[str, str | None], Mapping[str, Any]] | None = None
     for candidate in (_OURS, *getattr(model, "weight_formats", ())):

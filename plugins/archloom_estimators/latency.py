@@ -9,6 +9,7 @@ import torch
 from archloom.architecture import Architecture
 from archloom.estimator import INHERITED, STATIC, Context, Metric
 from archloom.latency import LatencyTable, build_table, measure
+from archloom.randomness import torch_rng
 
 
 class MeasuredLatency:
@@ -30,8 +31,9 @@ class MeasuredLatency:
 
     def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
         model = context.assemble(architecture).to(memory_format=torch.channels_last)
-        images = torch.randn(self.batch, *context.shape(architecture), device=context.device)
-        images = images.to(memory_format=torch.channels_last)
+        generator = torch_rng(context.seed, "latency")
+        images = torch.randn(self.batch, *context.shape(architecture), generator=generator)
+        images = images.to(context.device, memory_format=torch.channels_last)
         timing = measure(model, images, device=context.device, runs=self.runs, warmup=self.warmup)
         return {
             "latency.measured": timing.median,

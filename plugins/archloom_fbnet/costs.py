@@ -17,8 +17,9 @@ from archloom.latency import LatencyTable, Setting, Timing, build_table
 from archloom.model import Model, ModelParts, call_on_meta, evaluating
 from archloom.supernet import SharedChoice, Supernet
 
-Unit = Literal["us", "ms", "M"]
+Unit = Literal["us", "ms", "K", "M"]
 PER_MILLISECOND: Mapping[str, float] = {"us": 1000.0, "ms": 1.0}
+PER_MAC: Mapping[str, float] = {"K": 1e-3, "M": 1e-6}
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,18 @@ def measured_costs(
     return latency_costs(LatencyTable.from_json(made, "the run's latency table"), space, unit)
 
 
-def counted_costs(model: Model, space: Any, shape: tuple[int, int, int], unit: Unit = "M") -> CostTable:
-    """Multiply-adds in millions, of a model whose backbone is the space's supernet."""
-    if unit != "M":
-        raise ConfigError(f"multiply-adds have unit 'M', not '{unit}'")
+def counted_costs(model: Model, space: Any, shape: tuple[int, int, int], unit: Unit) -> CostTable:
+    """Multiply-adds in thousands or millions, of a model whose backbone is the space's supernet."""
+    if unit not in PER_MAC:
+        raise ConfigError(f"multiply-adds have unit {' or '.join(PER_MAC)}, not '{unit}'")
     supernet: Any = model.backbone
     assert isinstance(supernet, Supernet)
     first = dict.fromkeys(supernet.layers, 0)
     costs = {}
     for name, (layer, shape_in) in _layers(model, shape, first).items():
-        costs[name] = [_macs(option, shape_in) / 1e6 for option in layer.options]
-    total = count(model, shape, first).macs / 1e6
-    return CostTable("M", costs, total - sum(cost[0] for cost in costs.values()))
+        costs[name] = [PER_MAC[unit] * _macs(option, shape_in) for option in layer.options]
+    total = PER_MAC[unit] * count(model, shape, first).macs
+    return CostTable(unit, costs, total - sum(cost[0] for cost in costs.values()))
 
 
 def _macs(option: nn.Module, shape: tuple[int, int, int]) -> int:

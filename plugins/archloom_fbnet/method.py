@@ -49,7 +49,7 @@ class FBNet:
     mode: "soft" runs all candidates, weighted; "top_k" the `k` heaviest of each draw; "single_path" one,
         its gradient passed straight through.
     loss, alpha, beta, target: see `archloom_fbnet.loss`. "additive" reads alpha, "target" beta and target.
-    cost, unit: "latency" in "us" or "ms", or "macs" in "M" (millions).
+    cost, unit: "latency" in "us" or "ms", or "macs" in "K" or "M" (thousands, millions).
     table: a file with the latency table; by default the candidates are measured on this device.
     samples: how many architectures are proposed: the likeliest, then distinct draws from P_theta.
     unit_steps: long passes can be resumed after every so many steps.
@@ -114,7 +114,7 @@ class FBNet:
             name: nn.Parameter(torch.full((len(options),), 1 / len(options), device=device))
             for name, options in self._backbone.layers.items()
         }
-        default_unit: Unit = "us" if cost == "latency" else "M"
+        default_unit: Unit = "us" if cost == "latency" else "K"
         self.costs = self._cost_table(model, cost, unit or default_unit, table, recorded)
         self.cost_tensors = self.costs.tensors(device)
         self.objective = Objective(

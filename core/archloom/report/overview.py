@@ -1,0 +1,173 @@
+"""What the page opens with, the found architecture, and where the run comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..cost import MACS, PARAMS
+from ..objective import Objective
+from ..trial import Trial
+from .markup import (
+    amount,
+    counted,
+    escaped,
+    section,
+    strip,
+    table,
+)
+from .story import Story
+
+
+def type_of(part: Any) -> str:
+    return str(part.get("type")) if isinstance(part, Mapping) else str(part)
+
+
+def who(config: Mapping[str, Any]) -> str:
+    method, strategy = config.get("method"), config.get("strategy")
+    if method and strategy:
+        return f"strategy {type_of(strategy)} over the supernet of {type_of(method)}"
+    return f"method {type_of(method)}" if method else f"strategy {type_of(strategy)}"
+
+
+def status(story: Story) -> str:
+    if story.finished:
+        return ""
+    fits, networks = story.of("fit"), story.of("final")
+    if story.end is not None and story.found is not None and (networks or story.config["verdict"]["seeds"]):
+        stage = (
+            f"the search has ended; {counted(len(networks), 'training')} from scratch of the verdict are done"
+        )
+    elif story.trials:
+        stage = f"the search is at {counted(len(story.trials), 'trial')}"
+    elif fits:
+        stage = f"the supernet is at unit {fits[-1]['unit']} of {fits[-1]['of']}"
+    else:
+        stage = "it has only begun"
+    return (
+        f'<p class="unfinished"><b>This run is unfinished:</b> {stage}. What stands here is what there was when '
+        f"the report was written. Go on with <code>archloom resume {escaped(story.folder)}</code></p>"
+    )
+
+
+def _tally(trials: Sequence[Trial]) -> str:
+    fresh = [trial for trial in trials if trial.source is None]
+    tally = {status: sum(t.status == status for t in fresh) for status in ("ok", "infeasible", "failed")}
+    told = [f"{number:,} {status}" for status, number in tally.items() if number]
+    if len(trials) > len(fresh):
+        told.append(counted(len(trials) - len(fresh), "repeat"))
+    return f"{counted(len(trials), 'trial')} ({', '.join(told)})" if trials else "no trial yet"
+
+
+def summary(story: Story) -> str:
+    config, fits = story.config, story.of("fit")
+    length = len(story.trials[0].architecture) if story.trials else None
+    choices = f" ({counted(length, 'choice')})" if length else ""
+    told = [
+        f"Searched: the space <b>{escaped(type_of(config['space']))}</b>{choices} for the task "
+        f"<b>{escaped(type_of(config['task']))}</b>, by {escaped(who(config))}, for "
+        + " and ".join(_goal(story, objective) for objective in story.objectives)
+        + "."
+    ]
+    if fits:
+        told.append(f"A supernet was trained for {amount(fits[-1]['epochs'])} epochs.")
+    told.append(f"{_tally(story.trials).capitalize()}.")
+    if story.end is not None:
+        told.append(f"The search ended because {escaped(story.end['reason'])}.")
+    if story.found is not None and story.document is not None:
+        metrics = ", ".join(
+            f"{escaped(name)} {amount(value)}" for name, value in story.document["metrics"].items()
+        )
+        told.append(f"Found: a network with {metrics or 'nothing measured'}, as measured during the search.")
+    elif story.front and len(story.objectives) > 1:
+        told.append(
+            f"Nothing says how to pick one network, so the result is a Pareto front of {len(story.front)}; "
+            "<code>pick</code> in the configuration chooses from it."
+        )
+    if not any(trial.status == "ok" for trial in story.trials) and story.end is not None:
+        told.append("<b>No architecture was measured successfully; there is no result.</b>")
+    if story.end is not None and not story.networks:
+        told.append(
+            "Nothing was trained from scratch, so nothing here says that the search beats random choice."
+        )
+    return f'<p class="summary">{" ".join(told)}</p>'
+
+
+def _goal(story: Story, objective: Objective) -> str:
+    known = any(trial.status == "ok" for trial in story.trials)
+    better = {"max": "high", "min": "low"}[objective.direction] + " " if known else ""
+    return f"{better}{escaped(objective.metric)}"
+
+
+def sentences(story: Story) -> str:
+    """The verdict as result.json has it; a loss looks like a win."""
+    if not story.finished or story.result is None or not story.result["verdict"]:
+        return ""
+    items = []
+    for sentence in story.result["verdict"]:
+        told = escaped(sentence[:1].upper() + sentence[1:])
+        for word in ("does not beat", "trades against", "beats"):
+            if f" {word} " in told:
+                told = told.replace(f" {word} ", f" <b>{word}</b> ", 1)
+                break
+        items.append(f"<li>{told}.</li>")
+    return f'<ul class="verdict">{"".join(items)}</ul>'
+
+
+def found(story: Story) -> str:
+    if story.found is not None and story.document is not None:
+        rows = [[escaped(name), amount(value)] for name, value in story.document["metrics"].items()]
+        shape = " x ".join(map(str, story.document["shape"]))
+        return section(
+            "The found architecture",
+            strip(story.found, story.colours),
+            table(["metric", "in the search"], rows, "narrow"),
+            f'<p class="note">Input {escaped(shape)} (channels x height x width), '
+            f"{counted(len(story.document['classes']), 'class', 'classes')}. "
+            "The file architecture.json builds it: <code>archloom.build</code>.</p>",
+        )
+    if len(story.objectives) > 1 and story.front:
+        strips = [
+            f"<h3>trial {trial.number}: "
+            + ", ".join(f"{escaped(o.metric)} {amount(trial.metrics[o.metric])}" for o in story.objectives)
+            + f"</h3>{strip(trial.architecture, story.colours)}"
+            for trial in story.front[:10]
+        ]
+        more = f"<p>The first 10 of {len(story.front)}.</p>" if len(story.front) > 10 else ""
+        return section("The Pareto front: no network is picked yet", *strips, more)
+    return section("The found architecture", "<p>No network has been found.</p>")
+
+
+def provenance(story: Story) -> str:
+    environment = dict(story.environment)
+    versions = environment.pop("versions", {})
+    facts = {
+        "run folder": str(story.folder),
+        **{name: _plain(value) for name, value in environment.items()},
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
+        "times started": str(len(story.of("start"))),
+        "active seconds of fit and search": amount(
+            max((e["active"] for e in story.events if "active" in e), default=0)
+        ),
+    }
+    latency = (
+        f"one image on {environment.get('device', 'an unknown device')} (configured: {story.config.get('device')}), "
+        f"{environment.get('threads', 'unknown')} threads, float32, nothing fused or compiled: the median of timed "
+        "forwards in milliseconds, with the 10th and 90th percentile"
+    )
+    definitions = {"MACs": MACS, "params": PARAMS, "latency of the verdict": latency}
+    for name, setting in story.settings.items():
+        definitions[f"setting of {name}"] = ", ".join(f"{key} {value}" for key, value in setting.items())
+    return section(
+        "Provenance",
+        table(["", ""], [[escaped(k), escaped(v)] for k, v in facts.items()], "facts"),
+        "<h3>What the numbers mean</h3>",
+        table(["", ""], [[escaped(k), escaped(v)] for k, v in definitions.items()], "facts"),
+        f"<details open><summary>config.yaml</summary><pre>{escaped(story.config_text)}</pre></details>",
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "unknown" if value is None else str(value)

@@ -1,0 +1,41 @@
+"""The contracts as test cases, for plugins to be tested with.
+
+    from archloom.testing import StrategyContract
+
+    class TestAnnealing(StrategyContract):
+        factory, options = Annealing, {"cooling": 0.9}
+
+pytest collects the subclass and runs each check of the contract on what the factory makes, through the
+same door as the engine: options are validated, and what the factory asks for is handed in. A check that
+fails says what the engine relies on. There is one contract for each protocol:
+
+    StrategyContract        a strategy that proposes and observes
+    WeightSharingContract   a method that trains a supernet
+    SpaceContract           a search space; SharedSpaceContract where it has `candidate` and `around`
+    EstimatorContract       an estimator
+
+Everything runs on the CPU, on spaces and images that are tiny unless a subclass gives others.
+"""
+
+from __future__ import annotations
+
+from .checks import global_generators_untouched, same, snapshot
+from .estimators import EstimatorContract
+from .spaces import SharedSpaceContract, SpaceContract
+from .strategies import StrategyContract
+from .tiny import TinySpace, tiny_supernet, tiny_task
+from .weight_sharing import WeightSharingContract
+
+__all__ = [
+    "EstimatorContract",
+    "SharedSpaceContract",
+    "SpaceContract",
+    "StrategyContract",
+    "TinySpace",
+    "WeightSharingContract",
+    "global_generators_untouched",
+    "same",
+    "snapshot",
+    "tiny_supernet",
+    "tiny_task",
+]

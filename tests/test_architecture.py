@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import pickle
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toys import Digits, digits
+
+from archloom.architecture import Architecture, Choice
+from archloom.errors import SpaceError
+from archloom.randomness import derive_seed, forked_rng, python_rng, torch_rng
+from archloom.space import check, mutate, sample, size, violations
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+
+
+@given(st.dictionaries(st.text(), scalars))
+def test_an_architecture_survives_json_and_pickle(decisions):
+    architecture = Architecture(decisions)
+    assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
+    assert pickle.loads(pickle.dumps(architecture)) == architecture
+
+
+@given(st.dictionaries(st.text(), scalars, min_size=1))
+def test_equality_and_hash_forget_the_order_of_writing(decisions):
+    turned = Architecture(dict(reversed(decisions.items())))
+    assert turned == Architecture(decisions)
+    assert hash(turned) == hash(Architecture(decisions))
+
+
+def test_an_architecture_is_frozen_and_replace_gives_a_new_one():
+    first = digits(1, 2)
+    with pytest.raises(AttributeError, match="frozen; use replace"):
+        first.d0 = 3
+    with pytest.raises(TypeError):
+        first["d0"] = 3
+    assert first.replace(d0=3) == digits(3, 2)
+    assert first == digits(1, 2)
+    with pytest.raises(SpaceError, match=r"no choice named \['d9'\]"):
+        first.replace(d9=1)
+
+
+@pytest.mark.parametrize("data", [None, [1], "text", {"a": [1]}, {"a": {"b": 1}}, {1: 2}])
+def test_what_is_no_flat_dictionary_of_scalars_is_no_architecture(data):
+    with pytest.raises(SpaceError):
+        Architecture.from_json(data)
+
+
+def test_a_choice_refuses_no_options_and_equal_options():
+    with pytest.raises(SpaceError, match="has no options"):
+        Choice("c", ())
+    for twice in (("a", "a"), (1, True), (0, False), (2, 2.0)):
+        with pytest.raises(SpaceError, match="lists an option twice"):
+            Choice("c", twice)
+
+
+def test_an_unknown_option_names_the_nearest_and_all():
+    with pytest.raises(SpaceError, match=r"no option 'k3_e66'; did you mean 'k3_e6'\? It has: k3_e6, skip"):
+        Choice("layer0", ("k3_e6", "skip")).index("k3_e66")
+    with pytest.raises(SpaceError, match="has no option True"):
+        Choice("n", (1, 2)).index(True)
+
+
+def test_check_puts_decisions_into_the_spaces_order_and_refuses_strangers():
+    space = Digits(length=2)
+    assert list(check(space, Architecture({"d1": 0, "d0": 3}))) == ["d0", "d1"]
+    with pytest.raises(SpaceError, match=r"lacks \['d1'\] and decides unknown \['e'\]"):
+        check(space, Architecture({"d0": 0, "e": 1}))
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 5))
+def test_samples_lie_in_the_space_and_a_mutation_changes_exactly_one_decision(seed, length, base):
+    space, rng = Digits(length=length, base=base), random.Random(seed)
+    parent = check(space, sample(space, rng))
+    child = check(space, mutate(space, parent, rng))
+    changed = [name for name in parent if parent[name] != child[name]]
+    assert len(changed) == (1 if base > 1 else 0)
+    assert size(space) == base**length
+
+
+def test_a_spaces_own_rule_is_found():
+    space = Digits()
+    assert violations(space, digits(0, 0, 0)) == []
+    space.violations = lambda architecture: ["too round"] if architecture["d0"] == 0 else []
+    assert violations(space, digits(0, 0, 0)) == ["too round"]
+
+
+def test_seeds_depend_on_every_part_of_the_purpose_and_on_its_boundaries():
+    keys = [(0,), (1,), (0, "a"), (0, "a", 1), (0, "a", "1"), (0, "a1"), (0, "a", 11), (0, "a1", 1), (0, 1, "a")]
+    seeds = [derive_seed(*key) for key in keys]
+    assert len(set(seeds)) == len(keys)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(0, "a", 1) == seeds[3]
+
+
+def test_generators_of_one_purpose_agree_and_move_nothing_global():
+    import torch
+
+    random.seed(1)
+    torch.manual_seed(1)
+    before = random.getstate(), torch.random.get_rng_state()
+    assert python_rng(3, "x").random() == python_rng(3, "x").random()
+    assert torch.equal(torch.rand(3, generator=torch_rng(3, "x")), torch.rand(3, generator=torch_rng(3, "x")))
+    with forked_rng(3, "x"):
+        first = torch.rand(3)
+    with forked_rng(3, "x"):
+        assert torch.equal(torch.rand(3), first)
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.random.get_rng_state(), before[1])

@@ -1,0 +1,144 @@
+"""The laws of the house's layers, read from the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE, PLUGINS = ROOT / "core" / "archloom", ROOT / "plugins"
+
+ROWS = [  # from the bottom up; a module imports from its own row and from those below
+    "randomness trial errors architecture ops ranks",
+    "cost latency model space supernet task run",
+    "strategy estimator objective training report",
+    "engine measuring fitting verdict",
+    "hookspecs plugins config resolve environment workers zoo session retraining progress testing __init__",
+    "cli __main__",
+]
+ROW = {module: number for number, row in enumerate(ROWS) for module in row.split()}
+MODULES = sorted(path.stem for path in CORE.glob("*.py"))
+PACKAGES = sorted(path.name for path in PLUGINS.iterdir() if (path / "__init__.py").exists())
+
+
+def imports(path: Path, *, at_run_time: bool = False) -> Iterator[str]:
+    """Absolute names of the modules that a file imports, those inside functions included."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if at_run_time and id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(CORE.parent if CORE in path.parents else PLUGINS).parts[:-1]
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            full = ".".join(filter(None, (base, node.module)))
+            yield full
+            if node.module is None or full in ("archloom", *PACKAGES):
+                yield from (f"{full}.{alias.name}" for alias in node.names)
+
+
+def core_imports(module: str, **options: bool) -> set[str]:
+    found = {name.split(".")[1] for name in imports(CORE / f"{module}.py", **options) if name.startswith("archloom.")}
+    return found & set(MODULES) - {"__init__"}
+
+
+def test_every_module_of_the_core_has_a_row():
+    assert set(MODULES) <= set(ROW), "give the new module a row here, and in the documentation"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down_only(module):
+    up = {name for name in core_imports(module) if ROW[name] > ROW[module]}
+    lazy = module == "__init__"  # hands names on; it imports nothing before it is asked
+    assert lazy or not up
+
+
+def test_the_core_imports_nothing_in_a_circle():
+    below = {module: core_imports(module, at_run_time=True) for module in MODULES}
+    left = set(MODULES)
+    while free := {module for module in left if not below[module] & left}:
+        left -= free
+    assert not left
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_core_neither_imports_nor_names_a_plugin(module):
+    text = (CORE / f"{module}.py").read_text()
+    assert not [package for package in PACKAGES if package in text]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_plugin_imports_no_other_plugin_and_only_modules_of_archloom(package):
+    for path in (PLUGINS / package).rglob("*.py"):
+        for name in imports(path):
+            top, _, rest = name.partition(".")
+            assert top == package or top not in PACKAGES, f"{path.name} imports {name}"
+            if top == "archloom" and rest:
+                module, *inner = rest.split(".")
+                public = {"hookimpl", "version"}
+                assert module in MODULES or module in public, f"{path.name} imports {name}"
+                assert not any(part.startswith("_") for part in (module, *inner))
+
+
+def test_a_plugin_uses_no_private_name_of_the_core():
+    for path in PLUGINS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("archloom.") and not node.level:
+                assert not [alias.name for alias in node.names if alias.name.startswith("_")], path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for root in (CORE, PLUGINS) for p in sorted(root.rglob("*.py")) if p.stem not in ("cli", "__main__")],
+    ids=lambda path: f"{path.parent.name}.{path.stem}",
+)
+def test_only_the_command_line_prints_parses_arguments_or_exits(path):
+    forbidden = {"print", "input", "exit", "quit", "breakpoint"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in forbidden | {"sys.exit", "os._exit", "sys.stdout.write", "sys.stderr.write"}
+    assert not {"argparse", "typer", "click"} & {name.split(".")[0] for name in imports(path)}
+
+
+def run(code: str) -> None:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_archloom_or_its_values_imports_no_torch():
+    run(
+        "import sys, archloom, archloom.architecture, archloom.trial, archloom.objective, archloom.config;"
+        "import archloom.plugins; archloom.Architecture; archloom.Choice; archloom.hookimpl;"
+        "assert 'torch' not in sys.modules and 'torchvision' not in sys.modules"
+    )
+
+
+def test_archloom_works_where_torchvision_is_missing():
+    run(
+        "import sys; sys.modules['torchvision'] = None;"
+        "import archloom, archloom.ops, archloom.cost, archloom.model, torch;"
+        "assert float(archloom.ops.mixed_sum([torch.ones(1)], torch.ones(1))) == 1;"
+        "model = torch.nn.Conv2d(3, 2, 1, bias=False);"
+        "assert archloom.count(model, 4).macs == 96"
+    )
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error():
+    import archloom
+
+    with pytest.raises(AttributeError, match="no attribute 'serach'"):
+        archloom.serach  # noqa: B018
+    assert {"build", "search", "hookimpl"} <= set(dir(archloom))
