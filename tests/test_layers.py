@@ -22,7 +22,7 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "cli __main__",
 ]
 ROW = {module: number for number, row in enumerate(ROWS) for module in row.split()}
-MODULES = sorted(path.stem for path in CORE.glob("*.py"))
+MODULES = sorted({path.relative_to(CORE).parts[0].removesuffix(".py") for path in CORE.rglob("*.py")})
 PACKAGES = sorted(path.name for path in PLUGINS.iterdir() if (path / "__init__.py").exists())
 
 
@@ -49,9 +49,15 @@ def imports(path: Path, *, at_run_time: bool = False) -> Iterator[str]:
                 yield from (f"{full}.{alias.name}" for alias in node.names)
 
 
+def files(module: str) -> list[Path]:
+    """A module's file, or all files of a package."""
+    return [CORE / f"{module}.py"] if (CORE / f"{module}.py").exists() else sorted((CORE / module).rglob("*.py"))
+
+
 def core_imports(module: str, **options: bool) -> set[str]:
-    found = {name.split(".")[1] for name in imports(CORE / f"{module}.py", **options) if name.startswith("archloom.")}
-    return found & set(MODULES) - {"__init__"}
+    names = {name for file in files(module) for name in imports(file, **options)}
+    found = {name.split(".")[1] for name in names if name.startswith("archloom.")}
+    return found & set(MODULES) - {"__init__", module}
 
 
 def test_every_module_of_the_core_has_a_row():
@@ -75,7 +81,7 @@ def test_the_core_imports_nothing_in_a_circle():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_core_neither_imports_nor_names_a_plugin(module):
-    text = (CORE / f"{module}.py").read_text()
+    text = "".join(file.read_text() for file in files(module))
     assert not [package for package in PACKAGES if package in text]
 
 

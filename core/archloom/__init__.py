@@ -33,7 +33,7 @@ _LAZY = {
     "search": "session",
 }
 
-__all__ = ["hookimpl", "version", *_LAZY]  # noqa: PLE0604 - the lazy names are strings
+__all__ = ["hookimpl", "version", *_LAZY]
 
 
 def version() -> str:

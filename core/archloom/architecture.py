@@ -23,7 +23,9 @@ class Choice:
         object.__setattr__(self, "options", tuple(self.options))
         if not self.options:
             raise SpaceError(f"choice '{self.name}' has no options; give it at least one")
-        if len(set(self.options)) != len(self.options):  # 1, 1.0 and True are equal: one architecture, not three
+        if len(set(self.options)) != len(
+            self.options
+        ):  # 1, 1.0 and True are equal: one architecture, not three
             raise SpaceError(f"choice '{self.name}' lists an option twice: {list(self.options)}")
 
     def index(self, option: Option) -> int:
@@ -93,7 +95,9 @@ class Architecture(Mapping[str, Option]):
     def from_json(cls, data: Any) -> Architecture:
         """The inverse of `to_json`; a SpaceError where `data` is not a flat dictionary of scalars."""
         if not isinstance(data, Mapping):
-            raise SpaceError(f"an architecture is a dictionary of choice -> option, not {type(data).__name__}")
+            raise SpaceError(
+                f"an architecture is a dictionary of choice -> option, not {type(data).__name__}"
+            )
         for name, option in data.items():
             if not isinstance(name, str) or not isinstance(option, str | int | float | bool | None):
                 raise SpaceError(f"an architecture maps names to scalars; got {name!r}: {option!r}")

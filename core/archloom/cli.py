@@ -84,12 +84,16 @@ def _how_to_resume() -> str:
 @app.command()
 def search(
     config: Annotated[Path, typer.Argument(help="A YAML file; see docs/configuration.md.")],
-    folder: Annotated[Path | None, typer.Option("--run", help="The run folder; default: a new one in runs/.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--run", help="The run folder; default: a new one in runs/.")
+    ] = None,
     sets: Sets = None,
     plugin: PluginFiles = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first estimator that raises.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first estimator that raises.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Run a search from a configuration file."""
@@ -176,19 +180,33 @@ def _print_result(result: Any) -> None:
     if result.architecture is None:
         table = Table("trial", "architecture", *result.front[0].metrics)
         for trial in result.front:
-            table.add_row(str(trial.number), str(trial.architecture), *(f"{v:.4g}" for v in trial.metrics.values()))
+            table.add_row(
+                str(trial.number), str(trial.architecture), *(f"{v:.4g}" for v in trial.metrics.values())
+            )
         out.print(table)
-        out.print("This is the Pareto front; 'pick' in the configuration says how to choose one network from it.")
+        out.print(
+            "This is the Pareto front; 'pick' in the configuration says how to choose one network from it."
+        )
     else:
         out.print(f"found: {result.architecture}")
-        trial = next(t for t in result.trials if t.architecture == result.architecture and t.scores is not None)
+        trial = next(
+            t for t in result.trials if t.architecture == result.architecture and t.scores is not None
+        )
         table = Table("metric", "value", title="the found architecture")
         for name, value in trial.metrics.items():
             table.add_row(name, _number(value))
         out.print(table)
     if result.groups:
         table = Table(
-            "", "networks", "trainings", "test top-1 %", "spread", "MACs", "params", "latency ms", title="trained from scratch"
+            "",
+            "networks",
+            "trainings",
+            "test top-1 %",
+            "spread",
+            "MACs",
+            "params",
+            "latency ms",
+            title="trained from scratch",
         )
         for group in result.groups:
             spread = "-" if group.spread is None else f"{group.spread:.2f}"
@@ -299,8 +317,12 @@ def report(
 
 @app.command()
 def info(
-    source: Annotated[str, typer.Argument(help="A named architecture, an architecture file, or a run folder.")],
-    resolution: Annotated[int | None, typer.Option(help="Side of the square input; default: the network's own.")] = None,
+    source: Annotated[
+        str, typer.Argument(help="A named architecture, an architecture file, or a run folder.")
+    ],
+    resolution: Annotated[
+        int | None, typer.Option(help="Side of the square input; default: the network's own.")
+    ] = None,
     num_classes: Annotated[int | None, typer.Option("--num-classes")] = None,
     sets: Sets = None,
     plugin: PluginFiles = None,

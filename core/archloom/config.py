@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+)
 from pydantic_core import PydanticCustomError
 
 from .errors import ConfigError, nearest
@@ -115,7 +123,17 @@ class SearchConfig(_Strict):
     def identity(self) -> dict[str, Any]:
         """What a resumed run must agree in: everything that its trials depend on."""
         whole = self.model_dump(mode="json")
-        names = ("seed", "space", "task", "model", "method", "strategy", "estimators", "objectives", "constraints")
+        names = (
+            "seed",
+            "space",
+            "task",
+            "model",
+            "method",
+            "strategy",
+            "estimators",
+            "objectives",
+            "constraints",
+        )
         identity = {name: whole[name] for name in (*names, "precision", "order", "recipe", "verdict", "pick")}
         return identity | {"window": self.open_trials if self.order == "submitted" else self.window}
 

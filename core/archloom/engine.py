@@ -79,7 +79,11 @@ class Search:
         self._nothing_to_ask = False
         self._rejected = self._repeats = self._failures = self._measured = 0
         self._nearest: dict[Constraint, float] = {}
-        self._started, self._spent_seconds, self._spent_epochs = time.perf_counter(), spent_seconds, spent_epochs
+        self._started, self._spent_seconds, self._spent_epochs = (
+            time.perf_counter(),
+            spent_seconds,
+            spent_epochs,
+        )
         self._space_size = size(space)
 
     def run(self) -> str:
@@ -88,15 +92,13 @@ class Search:
         reason = None
         while reason is None:
             while reason is None and self._may_propose():
-                reason = self._stop_reason()
+                reason = self._stop_now()
                 if reason is None:
                     self._propose()
             if reason is None and not self._open:
                 reason = "the strategy has nothing more to propose"
             if reason is None:
                 self._deliver(self._next())
-        for entry in self._open:  # they finish, undelivered: a larger budget then goes on as one long run
-            self._settle(entry)
         self._record({"event": "end", "reason": reason, "active": self.active})
         if self._proposed and not any(t.status == "ok" for t in self.trials.values()):
             raise SearchError(self._empty(reason))
@@ -118,8 +120,17 @@ class Search:
     def _may_propose(self) -> bool:
         return not self._nothing_to_ask and len(self._open) < self.window
 
+    def _stop_now(self) -> str | None:
+        """Why to stop, or None. Before a stop the open trials finish: they may turn out to be infeasible and
+        leave room for more. They are not delivered, so that a larger budget goes on as one long run."""
+        if self._stop_reason() is None:
+            return None
+        for entry in self._open:
+            self._settle(entry)
+        return self._stop_reason()
+
     def _stop_reason(self) -> str | None:
-        limits, in_flight = self.limits, sum(entry.trial is None and entry.source is None for entry in self._open)
+        limits, in_flight = self.limits, sum(entry.trial is None for entry in self._open)
         if limits.trials is not None and self._measured + in_flight >= limits.trials:
             return f"the budget of {limits.trials} trials is spent"
         if self._measured and limits.seconds is not None and self.active >= limits.seconds:
@@ -286,7 +297,9 @@ class Search:
             elif event["event"] == "observe":
                 entry = next(e for e in self._open if e.number == event["number"])
                 if entry.trial is None:
-                    raise RunError(f"the log delivers trial {entry.number} without a result; it was changed by hand")
+                    raise RunError(
+                        f"the log delivers trial {entry.number} without a result; it was changed by hand"
+                    )
                 self._hand_over(entry, entry.trial)
         self._failures = 0  # counted since the last start, or a resume would stop at once
         for entry in self._open:

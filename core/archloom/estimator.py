@@ -74,4 +74,3 @@ class Estimator(Protocol):
     needs: tuple[str, ...]
 
     def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]: ...
-

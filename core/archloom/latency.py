@@ -46,10 +46,7 @@ class Setting:
 
 def setting_of(device: torch.device, batch: int, dtype: torch.dtype = torch.float32) -> Setting:
     """The setting of measurements made here and now."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return Setting(name, str(dtype).removeprefix("torch."), batch, torch.get_num_threads(), torch.__version__)
 
 
@@ -215,12 +212,14 @@ def build_table(
             f"{type(space).__name__}.around must give a module with 'stem', 'body' and 'tail' "
             "(archloom.space.Around does) for a latency table"
         )
-    model.to(device, memory_format=torch.channels_last).eval()
+    model.to(device).to(memory_format=torch.channels_last).eval()
     entries: dict[str, Timing] = {}
     layers: dict[str, dict[str, str]] = {}
     described: dict[str, str] = {}
 
-    def entry(name: str, module: nn.Module, shape_in: tuple[int, ...], where: str) -> tuple[str, tuple[int, ...]]:
+    def entry(
+        name: str, module: nn.Module, shape_in: tuple[int, ...], where: str
+    ) -> tuple[str, tuple[int, ...]]:
         shape_out = output_shape(module, shape_in)[1:]  # type: ignore[arg-type]
         key = f"{name} {_by(shape_in)} -> {_by(shape_out)}"
         if described.setdefault(key, repr(module)) != repr(module):

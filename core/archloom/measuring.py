@@ -62,13 +62,17 @@ class Measurer:
                 numbers = {m.name: float(measured[m.name]) for m in estimator.metrics}
             except Exception as error:
                 # a stranger's estimator may raise anything: it is recorded, and the search goes on
-                logger.warning("%s failed on %s\n%s", type(estimator).__name__, architecture, traceback.format_exc())
+                logger.warning(
+                    "%s failed on %s\n%s", type(estimator).__name__, architecture, traceback.format_exc()
+                )
                 if self.strict:
                     raise
                 return outcome("failed", f"{type(estimator).__name__}: {type(error).__name__}: {error}")
             metrics |= {name: value for name, value in numbers.items() if math.isfinite(value)}
             if odd := [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]:
-                return outcome("failed", f"{type(estimator).__name__}: {', '.join(odd)}, not a number to compare")
+                return outcome(
+                    "failed", f"{type(estimator).__name__}: {', '.join(odd)}, not a number to compare"
+                )
             for constraint in self.constraints:
                 value = metrics.get(constraint.metric)
                 if value is not None and not constraint.holds(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,4 +109,4 @@ def best(trials: Sequence[Trial], picking: Picking | None = None) -> Trial | Non
         return picking.choose(front(ok) if len(ok[0].scores or ()) > 1 else ok)
     if len(ok[0].scores or ()) > 1:
         return None
-    return max(ok, key=lambda trial: ((trial.scores or ())[0], -trial.number))
+    return max(ok, key=lambda trial: (trial.scores[0] if trial.scores else -math.inf, -trial.number))

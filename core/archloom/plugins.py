@@ -116,7 +116,9 @@ class Entry:
 
     def make(self, options: Mapping[str, Any], **available: Any) -> Any:
         """Call the factory with checked options and with those of `available` that it asks for."""
-        return self.factory(**{name: available[name] for name in self.injected if name in available}, **options)
+        return self.factory(
+            **{name: available[name] for name in self.injected if name in available}, **options
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What `archloom plugins --json` lists."""
@@ -166,7 +168,10 @@ class Host:
                 self._add(module, point.name, name, version)
             except PluginError:  # loaded, but a breach of the contract: ambiguous, so never passed over
                 raise
-            except (Exception, SystemExit) as error:  # a stranger's import can raise anything, and must not stop us
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # a stranger's import can raise anything, and must not stop us
                 broken = Broken(point.name, f"{name} {version}", f"{type(error).__name__}: {error}")
                 if strict:
                     raise PluginError(f"{broken}. Mend it, or: pip uninstall {name}") from error
@@ -239,7 +244,11 @@ class Host:
         """What is registered under a name; an `UnknownName` that lists the known ones."""
         found = self._entries.get((kind, name))
         if found is None:
-            hint = "It may belong to a plugin that failed: " + "; ".join(map(str, self.broken)) if self.broken else ""
+            hint = (
+                "It may belong to a plugin that failed: " + "; ".join(map(str, self.broken))
+                if self.broken
+                else ""
+            )
             raise UnknownName(kind, name, self.names(kind), hint)
         return found
 
@@ -270,7 +279,10 @@ def _entry(kind: Kind, name: str, factory: Callable[..., Any], distribution: str
             options.append(Option(parameter.name, parameter.annotation, parameter.default))
     # the fields' own names are out of the way of pydantic's (an option may be called 'schema' or 'copy')
     fields: dict[str, Any] = {
-        f"option_{option.name}": (option.annotation, Field(... if option.required else option.default, alias=option.name))
+        f"option_{option.name}": (
+            option.annotation,
+            Field(... if option.required else option.default, alias=option.name),
+        )
         for option in options
     }
     config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)

@@ -159,7 +159,12 @@ def _who(config: SearchConfig, host: Host) -> tuple[Maker | None, Maker | None]:
             "name one that only proposes"
         )
     factory = None if method is None else method.entry.factory
-    if method is not None and strategy is None and isinstance(factory, type) and not hasattr(factory, "propose"):
+    if (
+        method is not None
+        and strategy is None
+        and isinstance(factory, type)
+        and not hasattr(factory, "propose")
+    ):
         raise ConfigError(f"method '{method.entry.name}' only trains; name a 'strategy' that proposes")
     return method, strategy
 
@@ -222,7 +227,10 @@ def _constraint(text: str, metrics: Mapping[str, Metric]) -> Constraint:
     constraint = Constraint.parse(text)
     if constraint.metric not in metrics:
         raise UnknownName(
-            "metric", constraint.metric, metrics, f"(The constraint '{text}' can use what the estimators measure.)"
+            "metric",
+            constraint.metric,
+            metrics,
+            f"(The constraint '{text}' can use what the estimators measure.)",
         )
     return constraint
 

@@ -66,7 +66,13 @@ def retrain(
         folder=target,
     ):
         notify(
-            {"event": "epoch", "name": "retrain", "number": epoch.number, "of": epoch.of, "metrics": dict(epoch.metrics)}
+            {
+                "event": "epoch",
+                "name": "retrain",
+                "number": epoch.number,
+                "of": epoch.of,
+                "metrics": dict(epoch.metrics),
+            }
         )
     metrics = _finish(model, made_task, target, precision, where)
     return Trained(target, metrics)
@@ -82,7 +88,7 @@ def _finish(model: Model, task: Task, folder: Path, precision: str, device: Any)
         write_atomically(folder / f"{target}.safetensors", save(tensors))
     metrics: dict[str, float] = {}
     for split in ("validation", "test"):
-        stream = batches(task.dataset(split), 512, device=device)  # type: ignore[arg-type]
+        stream = batches(task.dataset(split), 512, device=device)
         judged = judge(model, stream, len(task.classes), precision)
         metrics |= {f"{split}.{name}": value for name, value in judged.items()}
     write_json(folder / "metrics.json", metrics)
@@ -110,7 +116,7 @@ def evaluate(
     file = Path(weights) if weights else Path(source) / "weights.safetensors"
     model = found.build(len(made_task.classes)).to(device_of(device))
     load_weights(model, file)
-    stream = batches(made_task.dataset(split), 512, device=device_of(device))  # type: ignore[arg-type]
+    stream = batches(made_task.dataset(split), 512, device=device_of(device))
     return judge(model, stream, len(made_task.classes), precision)
 
 
@@ -133,7 +139,11 @@ def _task_and_recipe(
     if extra := set(stored) - {"task", "recipe"}:
         raise ConfigError(f"--set takes task.* and recipe.* here, not {', '.join(sorted(extra))}")
     made = make(host, "recipe", parse_part(stored["recipe"], "recipe"))
-    return make(host, "task", parse_part(stored["task"], "task")), made, {"task": stored["task"], "recipe": asdict(made)}
+    return (
+        make(host, "task", parse_part(stored["task"], "task")),
+        made,
+        {"task": stored["task"], "recipe": asdict(made)},
+    )
 
 
 def _check_shape(found: Found, task: Task) -> None:

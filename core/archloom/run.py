@@ -1,17 +1,17 @@
 """The folder that a run leaves, and the only module that writes there.
 
-    config.yaml          the configuration, every default filled in
-    environment.json     versions, plugins, device, seed, git commit
-    log.jsonl            one line per event, appended; what resume reads
-    log.txt              the same for people
-    checkpoint.pt        the weight-sharing method's state, and checkpoint.pt.previous
-    recorded/            values measured once in the run's life (a latency table)
-    tensorboard/         scalars
-    final/               networks trained at the end, each with its own checkpoint
-    architecture.json    the found architecture
-    weights.safetensors  its weights, best by validation; weights-last.safetensors, the last epoch's
-    result.json          what came out
-    report.html          what a person looks at
+config.yaml          the configuration, every default filled in
+environment.json     versions, plugins, device, seed, git commit
+log.jsonl            one line per event, appended; what resume reads
+log.txt              the same for people
+checkpoint.pt        the weight-sharing method's state, and checkpoint.pt.previous
+recorded/            values measured once in the run's life (a latency table)
+tensorboard/         scalars
+final/               networks trained at the end, each with its own checkpoint
+architecture.json    the found architecture
+weights.safetensors  its weights, best by validation; weights-last.safetensors, the last epoch's
+result.json          what came out
+report.html          what a person looks at
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             warnings.warn(f"{problems[0]}; going on from the one before, {candidate.name}", stacklevel=2)
         return state
     if problems:
-        raise RunError("; ".join(problems) + ". No sound checkpoint is left; start the run again in a new folder")
+        raise RunError(
+            "; ".join(problems) + ". No sound checkpoint is left; start the run again in a new folder"
+        )
     return None
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +30,7 @@ from .objective import best, front
 from .plugins import Host
 from .randomness import derive_seed, python_rng
 from .ranks import Ranks, join
+from .report import write_report
 from .resolve import Resolved, resolve
 from .run import Run, load_checkpoint, write_atomically, write_json
 from .space import input_shape
@@ -70,7 +74,9 @@ def search(
     ranks = join(resolved.device)
     target = ranks.broadcast_object(str(folder or _fresh_folder(checked)))
     if ranks.is_first and _holds_a_run(Path(target)):
-        raise RunError(f"{target} already holds a run. Go on with it: archloom resume {target}; or name another folder")
+        raise RunError(
+            f"{target} already holds a run. Go on with it: archloom resume {target}; or name another folder"
+        )
     return _Session(resolved, Path(target), ranks, notify).run()
 
 
@@ -160,9 +166,13 @@ class _Session:
     def _run(self, run: Run) -> Result:
         self._start(run)
         method = self._make_method()
-        strategy = self._make_strategy(method)  # before fit: what is wrong with it is said before days are spent
+        strategy = self._make_strategy(
+            method
+        )  # before fit: what is wrong with it is said before days are spent
         if method is not None and not self._fit(method):
-            return Result(self.folder, None, (), (), "the budget ended before the supernet was trained", complete=False)
+            return Result(
+                self.folder, None, (), (), "the budget ended before the supernet was trained", complete=False
+            )
         trials, reason = self._search(run, method, strategy)
         return self._finish(run, method, trials, reason)
 
@@ -210,7 +220,8 @@ class _Session:
         )
         if not isinstance(method, WeightSharing):
             raise ConfigError(
-                f"method '{r.method.entry.name}' takes a task but lacks one of: supernet, fit, state_dict, load_state_dict"
+                f"method '{r.method.entry.name}' takes a task but lacks one of: supernet, fit, state_dict, "
+                "load_state_dict"
             )
         return method
 
@@ -248,7 +259,9 @@ class _Session:
         if isinstance(strategy, Strategy):
             return strategy
         if r.strategy is None:
-            raise ConfigError(f"method {type(strategy).__name__} only trains; name a 'strategy' that proposes")
+            raise ConfigError(
+                f"method {type(strategy).__name__} only trains; name a 'strategy' that proposes"
+            )
         raise ConfigError(f"strategy {type(strategy).__name__} lacks propose or observe")
 
     def _search(self, run: Run, method: Any, strategy: Strategy) -> tuple[list[Trial], str]:
@@ -289,6 +302,12 @@ class _Session:
         )
         try:
             reason = loop.run()
+        except BrokenProcessPool as error:
+            raise RunError(
+                "a worker process ended by itself: out of memory, or it could not make what the configuration names "
+                "(plugins must be installed, or be files under 'plugins'); its own words stand above. What was done is "
+                f"saved; go on with: archloom resume {self.folder}"
+            ) from error
         finally:
             if isinstance(executor, Workers):
                 executor.close()
@@ -306,14 +325,13 @@ class _Session:
             if method is not None:
                 child = method.supernet.extract(found.architecture)
                 write_atomically(self.folder / "inherited.safetensors", _tensors(child))
-            if self.config.verdict.seeds:
-                self._hold_verdict(run, found.architecture)
-        finals = list(run.log.of("final"))
-        if finals:
-            told = groups(finals)
+        if found is not None and self.config.verdict.seeds:
+            names = self._hold_verdict(run, found.architecture)
+            told = groups([event for event in run.log.of("final") if event["name"] in names])
             sentences = tuple(judge(told[0], other) for other in told[1:])
             result = replace(result, groups=tuple(told), verdict=sentences)
         self._write_result(result, found)
+        write_report(self.folder)
         self.notify({"event": "finished", "folder": str(self.folder)})
         return result
 
@@ -329,7 +347,8 @@ class _Session:
         )
         write_json(self.folder / "architecture.json", document)
 
-    def _hold_verdict(self, run: Run, found: Architecture) -> None:
+    def _hold_verdict(self, run: Run, found: Architecture) -> list[str]:
+        """Train all contestants that this run has not trained yet; the names of their trainings."""
         r, verdict = self.resolved, self.config.verdict
         pricer = next(e for e in r.estimators if verdict.cost in [m.name for m in e.metrics])
         context = Context(
@@ -342,12 +361,13 @@ class _Session:
             number=verdict.random,
             seed=self.config.seed,
         )
-        done = {(e["role"], e["index"], e["seed"]) for e in run.log.of("final")}
+        done = {event["name"] for event in run.log.of("final")}
         for contestant in contestants:
             for number in range(verdict.seeds):
-                if (contestant.role, contestant.index, number) not in done:
+                if _name(contestant, number) not in done:
                     self._train_final(run, contestant, number)
         self._copy_weights(contestants[0])
+        return [_name(contestant, number) for contestant in contestants for number in range(verdict.seeds)]
 
     def _train_final(self, run: Run, contestant: Contestant, number: int) -> None:
         r = self.resolved
@@ -363,7 +383,13 @@ class _Session:
             precision=self.config.precision,
             folder=self.folder / "final" / name,
             on_epoch=lambda epoch: self.notify(
-                {"event": "epoch", "name": name, "number": epoch.number, "of": epoch.of, "metrics": dict(epoch.metrics)}
+                {
+                    "event": "epoch",
+                    "name": name,
+                    "number": epoch.number,
+                    "of": epoch.of,
+                    "metrics": dict(epoch.metrics),
+                }
             ),
         )
         event = {
@@ -400,7 +426,13 @@ class _Session:
 
 
 def _name(contestant: Contestant, number: int) -> str:
-    return f"{contestant.role.replace(', ', '-').replace(' ', '-')}-{contestant.index}-seed{number}"
+    """The training's name and folder. It carries the architecture, since a run that is resumed with a larger
+    budget may find another one."""
+    role = contestant.role.replace(", ", "-").replace(" ", "-")
+    key = hashlib.sha256(json.dumps(contestant.architecture.to_json(), sort_keys=True).encode()).hexdigest()[
+        :8
+    ]
+    return f"{role}-{contestant.index}-{key}-seed{number}"
 
 
 def _tensors(source: Model | Mapping[str, torch.Tensor]) -> bytes:
@@ -421,4 +453,3 @@ def _log_file(path: Path) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
-

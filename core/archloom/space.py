@@ -153,4 +153,5 @@ def mutate(space: SearchSpace, architecture: Architecture, rng: random.Random) -
 def input_shape(space: SearchSpace, architecture: Architecture, task: Task) -> tuple[int, int, int]:
     """(C, H, W) of the images that `architecture` is given: the space's word, else the task's shape."""
     own = getattr(space, "input_shape", None)
-    return tuple(own(architecture, task)) if own else tuple(task.shape)
+    channels, height, width = own(architecture, task) if own else task.shape
+    return channels, height, width

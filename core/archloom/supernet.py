@@ -83,7 +83,8 @@ class SharedChoice(nn.Module):
         if not isinstance(selection, Mixture):
             return self.options[selection](x)
         outputs = [
-            option(x) if position in selection.active else None for position, option in enumerate(self.options)
+            option(x) if position in selection.active else None
+            for position, option in enumerate(self.options)
         ]
         return mixed_sum(outputs, selection.weights)
 
@@ -133,7 +134,9 @@ class Supernet(nn.Module):
         self._prefix = _path_of(self.network, body)
 
     def forward(self, x: Tensor, selection: Selection) -> Tensor:
-        return self.network(x, self.positions(selection) if isinstance(selection, Architecture) else selection)
+        return self.network(
+            x, self.positions(selection) if isinstance(selection, Architecture) else selection
+        )
 
     def positions(self, architecture: Architecture) -> dict[str, int]:
         """The index of each decision that is a layer."""

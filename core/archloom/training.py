@@ -74,9 +74,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     groups = parameter_groups(model, recipe.weight_decay, decay_all=recipe.decay_all)
     match recipe.optimizer:
         case "sgd":
-            return torch.optim.SGD(
-                groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
-            )
+            return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
         case "adamw":
             return torch.optim.AdamW(groups, lr=recipe.lr)
         case "rmsprop":
@@ -145,8 +143,9 @@ def train(
     state dict of the epoch with the highest accuracy on `watch` (the last one where nothing is watched).
     """
     device = torch.device(device)
-    memory_format = torch.channels_last if recipe.channels_last else torch.preserve_format
-    model.to(device, memory_format=memory_format)
+    model.to(device)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(recipe, model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     done, best = 0, -math.inf
@@ -160,7 +159,16 @@ def train(
     watched = task.dataset(watch, resolution=resolution) if watch else None
     for epoch in range(done, recipe.epochs):
         metrics = _train_epoch(
-            model, data, recipe, epoch, optimizer, scaler, seed=seed, device=device, precision=precision, workers=workers
+            model,
+            data,
+            recipe,
+            epoch,
+            optimizer,
+            scaler,
+            seed=seed,
+            device=device,
+            precision=precision,
+            workers=workers,
         )
         if watched is not None:
             judged = evaluate(
@@ -252,7 +260,8 @@ def evaluate(
     device = next(model.parameters()).device
     names = {"accuracy": 1} | ({"top5": 5} if num_classes > 5 else {})
     counters = {
-        name: MulticlassAccuracy(num_classes, top_k=k, average="micro").to(device) for name, k in names.items()
+        name: MulticlassAccuracy(num_classes, top_k=k, average="micro").to(device)
+        for name, k in names.items()
     }
     total, images = 0.0, 0
     with evaluating(model), torch.inference_mode():
@@ -273,7 +282,9 @@ def recalibrate_batchnorm(model: nn.Module, stream: Iterable[tuple[Tensor, Tenso
     For a network cut out of a supernet, whose running statistics are those of many paths. Dropout and
     all else stay in eval mode. Never call it on a supernet: that would change it.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [
+        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+    ]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]

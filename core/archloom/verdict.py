@@ -14,7 +14,7 @@ from .cost import count
 from .latency import measure
 from .model import assemble
 from .randomness import derive_seed, python_rng
-from .run import EventLog, load_checkpoint
+from .run import load_checkpoint
 from .space import SearchSpace, input_shape, sample, violations
 from .task import Task, batches
 from .training import Epoch, Recipe, evaluate, train
@@ -103,12 +103,12 @@ def train_and_test(
         resolution=resolution,
     ):
         on_epoch(epoch)
-    metrics = {}
+    metrics: dict[str, float] = {}
     best = load_checkpoint(folder / "best.pt")
     if best is not None:
         model.load_state_dict(best["model"])
     for split in ("validation", "test"):
-        data = task.dataset(split, resolution=resolution)  # type: ignore[arg-type]
+        data = task.dataset(split, resolution=resolution)
         judged = evaluate(model, batches(data, 512, device=device), len(task.classes), precision)
         metrics |= {f"{split}.{name}": value for name, value in judged.items()}
     cost = count(model, shape)
@@ -126,7 +126,8 @@ def train_and_test(
 class Group:
     """The networks of one role: mean and spread of test accuracy over networks and seeds, mean costs.
 
-    `spread` is the standard deviation over all trainings of the role; None with a single one.
+    `latency` is the median, since one disturbed timing would rule the mean. `spread` is the standard
+    deviation over all trainings of the role; None with a single one.
     """
 
     role: str
@@ -148,18 +149,18 @@ def groups(results: Sequence[Mapping[str, Any]]) -> list[Group]:
     found = []
     for role in dict.fromkeys(result["role"] for result in results):
         mine = [result for result in results if result["role"] == role]
-        accuracies = [result["metrics"]["test.accuracy"] for result in mine]
-        mean = lambda name, mine=mine: statistics.fmean(result["metrics"][name] for result in mine)  # noqa: E731
+        metrics = [result["metrics"] for result in mine]
+        accuracies = [one["test.accuracy"] for one in metrics]
         found.append(
             Group(
-                role,
-                len({result["index"] for result in mine}),
-                len(mine),
-                statistics.fmean(accuracies),
-                statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-                mean("macs"),
-                mean("params"),
-                mean("latency.measured"),
+                role=role,
+                networks=len({result["index"] for result in mine}),
+                trainings=len(mine),
+                accuracy=statistics.fmean(accuracies),
+                spread=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+                macs=statistics.fmean(one["macs"] for one in metrics),
+                params=statistics.fmean(one["params"] for one in metrics),
+                latency=statistics.median(one["latency.measured"] for one in metrics),
             )
         )
     return found
@@ -175,7 +176,9 @@ def judge(found: Group, random: Group) -> str:
         (found.spread or 0.0) ** 2 / found.trainings + (random.spread or 0.0) ** 2 / random.trainings
     )
     gap, ratio = found.accuracy - random.accuracy, found.macs / max(random.macs, 1e-12)
-    told = f"{gap:+.2f} points of test accuracy (standard error {error:.2f}) at {100 * ratio:.0f} % of the MACs"
+    told = (
+        f"{gap:+.2f} points of test accuracy (standard error {error:.2f}) at {100 * ratio:.0f} % of the MACs"
+    )
     better, worse = gap > 2 * error and gap > 0, gap < -2 * error and gap < 0
     cheaper, dearer = ratio < 1 - SAME_COST, ratio > 1 + SAME_COST
     if (better and not dearer) or (cheaper and not worse):

@@ -173,19 +173,19 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any]) -> s
     if odd := [key for key in given if not isinstance(key, str)]:
         raise WeightsError(f"the weights are no state dict: {odd[0]!r} is no name of a tensor")
     own = model.state_dict()
-    best: tuple[int, WeightFormat, dict[str, str | None], Mapping[str, Any]] | None = None
+    best: tuple[int, WeightFormat, dict[str, str], Mapping[str, Any]] | None = None
     for candidate in (_OURS, *getattr(model, "weight_formats", ())):
         state = candidate.unwrap(unwrap(given))
-        names = {ours: candidate.theirs(ours) for ours in own}
+        names = {ours: theirs for ours in own if (theirs := candidate.theirs(ours)) is not None}
         score = sum(theirs in state for theirs in names.values())
         if best is None or score > best[0]:
             best = (score, candidate, names, state)
     assert best is not None
     _, chosen, names, state = best
     missing = [
-        str(theirs)
+        theirs
         for ours, theirs in names.items()
-        if theirs is not None and theirs not in state and not ours.endswith("num_batches_tracked")
+        if theirs not in state and not ours.endswith("num_batches_tracked")
     ]
     unexpected = sorted(set(state) - set(names.values()))
     wrong = [
@@ -200,7 +200,9 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any]) -> s
             if keys
         ]
         raise WeightsError(f"the weights (format '{chosen.name}') do not fit the model. {'; '.join(told)}")
-    model.load_state_dict({ours: state[theirs] for ours, theirs in names.items() if theirs in state}, strict=False)
+    model.load_state_dict(
+        {ours: state[theirs] for ours, theirs in names.items() if theirs in state}, strict=False
+    )
     return chosen.name
 
 

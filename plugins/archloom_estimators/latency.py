@@ -64,7 +64,9 @@ class TableLatency:
         if self.given is not None:
             return self.given.check(context.space)
         if self._built is None:
-            self._built = LatencyTable.from_json(context.recorded("latency_table", lambda: self._measure(context)))
+            self._built = LatencyTable.from_json(
+                context.recorded("latency_table", lambda: self._measure(context))
+            )
         return self._built
 
     def _measure(self, context: Context) -> object:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..run import write_atomically
-from .curves import fit
-from .finals import verdict
+from .curves import fit_section
+from .finals import verdict_section
 from .markup import escaped
-from .overview import found, provenance, sentences, status, summary, type_of, who
+from .overview import found_section, provenance_section, sentences, status, summary, type_of, who
 from .story import Story
-from .trials import trial_table, trials
+from .trials import table_section, trials_section
 
 
 def write_report(folder: str | Path) -> Path:
@@ -36,15 +36,16 @@ body { margin: 0; background: #f4f6f8; color: #1f2933; font: 16px/1.5 system-ui,
 main { max-width: 1180px; margin: 0 auto; padding: 24px 20px 60px }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 12px } h2 { font-size: 1.2rem; margin: 0 0 12px }
 h3 { font-size: .95rem; margin: 18px 0 6px; font-weight: 600 }
-section, header { background: #fff; border: 1px solid #dde3e9; border-radius: 8px; padding: 20px; margin: 0 0 16px }
+section, header { background: #fff; border: 1px solid #dde3e9; border-radius: 8px; padding: 20px;
+  margin: 0 0 16px }
 .summary { max-width: 78ch; margin: 0 }
 .unfinished { background: #fff4d6; border-left: 4px solid #E69F00; padding: 8px 12px; margin: 0 0 14px }
 .verdict { margin: 16px 0 0; padding: 12px 16px 12px 34px; background: #eef2f6; border-radius: 6px }
 .note { color: #52606d; font-size: .85rem; max-width: 100ch; margin: 8px 0 }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 16px }
-.plots.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)) }
+.plots.three, .plots.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)) }
 figure { margin: 0; min-width: 0 } figcaption { font-weight: 600; font-size: .9rem; overflow-wrap: anywhere }
-.plot { height: 380px } .small .plot { height: 250px }
+.plot { height: 380px } .three .plot { height: 330px } .small .plot { height: 250px }
 .scroll { overflow-x: auto; margin: 14px 0 }
 table { border-collapse: collapse; font-size: .85rem; width: 100% }
 table.narrow { width: auto; min-width: 280px } table.facts thead { display: none }
@@ -56,13 +57,19 @@ th { color: #52606d; font-weight: 600; vertical-align: bottom } td { font-varian
 .strip { list-style: none; display: flex; flex-wrap: wrap; gap: 4px; padding: 0; margin: 0 }
 .strip li { padding: 4px 10px; border-radius: 4px; display: flex; flex-direction: column; min-width: 74px }
 .strip span { font-size: .7rem } .strip b { font-size: .85rem; overflow-wrap: anywhere }
-.bar { display: flex; margin: 3px 0 2px } .bar i { flex: 0 1 12px; min-width: 3px; height: 10px; margin-right: 1px }
-td code { font-size: .68rem; line-height: 1.3; color: #52606d; display: block; min-width: 24ch; max-width: 62ch }
+.bar { display: flex; margin: 3px 0 2px }
+.bar i { flex: 0 1 12px; min-width: 3px; height: 10px; margin-right: 1px }
+td code { font-size: .68rem; line-height: 1.3; color: #52606d; display: block;
+  min-width: 24ch; max-width: 62ch }
 pre { overflow-x: auto; font-size: .8rem; background: #f4f6f8; padding: 12px; border-radius: 6px }
 summary { cursor: pointer; font-weight: 600; font-size: .95rem }
 @media (max-width: 600px) { main { padding: 10px 8px 40px } section, header { padding: 14px 12px }
-  .plot { height: 330px } h1 { font-size: 1.35rem } }
+  .plot { height: 330px } h1 { font-size: 1.35rem }
+  table:not(.narrow):not(.facts) { min-width: 760px } }
 """
+
+# Nothing can be loaded, whatever is on the page.
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 _DRAW = """
 const font = {family: getComputedStyle(document.body).fontFamily, size: 12, color: '#1f2933'};
@@ -72,32 +79,32 @@ for (const place of document.querySelectorAll('.plot')) {
   const base = {font, margin: {l: 52, r: 14, t: 8, b: 42}, hovermode: 'closest', paper_bgcolor: '#fff',
     plot_bgcolor: '#fff', legend: {orientation: 'h', x: 0, y: 1.02, yanchor: 'bottom'}};
   for (const axis of ['xaxis', 'yaxis']) layout[axis] = {...grid, ...layout[axis]};
-  Plotly.newPlot(place, figure.data, {...base, ...layout}, {responsive: true, displaylogo: false});
+  Plotly.newPlot(place, figure.data, {...base, ...layout}, {responsive: true, displayModeBar: false});
 }
 """
 
 
 def _page(story: Story) -> str:
-    from plotly.offline import get_plotlyjs  # here, for a search that ends should not pay for it at its start
+    from plotly.offline import get_plotlyjs  # not at the top: a search would pay for it at its start
 
     config = story.config
-    title = f"{who(config)} on {type_of(config['space'])}, {type_of(config['task'])}"
+    title = f"{who(config)}: space {type_of(config['space'])}, task {type_of(config['task'])}"
     body = (
-        f"<header><h1>{escaped(title[:1].upper() + title[1:])}</h1>{status(story)}{summary(story)}{sentences(story)}"
-        f"<noscript><p>The plots need JavaScript; the tables hold the numbers.</p></noscript></header>"
-        + verdict(story)
-        + trials(story)
-        + fit(story)
-        + found(story)
-        + trial_table(story)
-        + provenance(story)
+        f"<header><h1>{escaped(title[:1].upper() + title[1:])}</h1>"
+        f"{status(story)}{summary(story)}{sentences(story)}"
+        "<noscript><p>The plots need JavaScript; the tables hold the numbers.</p></noscript></header>"
+        + verdict_section(story)
+        + trials_section(story)
+        + fit_section(story)
+        + found_section(story)
+        + table_section(story)
+        + provenance_section(story)
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        # nothing can be loaded, whatever is on the page
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline'; "
-        "style-src 'unsafe-inline'; img-src data: blob:\">"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escaped(title)}: archloom</title><style>{_STYLE}</style></head>\n<body><main>{body}</main>\n"
+        f"<title>{escaped(title)}: archloom</title><style>{_STYLE}</style></head>\n"
+        f"<body><main>{body}</main>\n"
         f"<script>{get_plotlyjs()}</script>\n<script>{_DRAW}</script></body></html>\n"
     )

@@ -23,7 +23,7 @@ from .story import Story
 _LINES = (BLUE, RED, GREEN, "#CC79A7", ORANGE, "#56B4E9", INK, GREY)
 
 
-def fit(story: Story) -> str:
+def fit_section(story: Story) -> str:
     fits = story.of("fit")
     if not fits:
         return ""
@@ -35,7 +35,8 @@ def fit(story: Story) -> str:
                 units.append(fit["unit"])
                 values.append(value)
     plots = [_curves(prefix, names, series) for prefix, names in _families(series)]
-    note = f'<p class="note">Over the {fits[-1]["of"]} resumable units of the training; {len(fits)} are done.</p>'
+    told = f"{len(fits)} of the {fits[-1]['of']} resumable units of the training are done."
+    note = f'<p class="note">{told} Drag in a plot to enlarge a part, click twice to go back.</p>'
     return section("Training of the supernet", note, f'<div class="plots small">{"".join(plots)}</div>')
 
 
@@ -50,7 +51,7 @@ def _families(series: Mapping[str, tuple[list[int], list[float]]]) -> list[tuple
         }
         together: list[str] = []
         for name in sorted(mine, key=lambda name: size[name]):
-            if together and size[name] > 10 * size[together[0]]:
+            if together and size[name] > 10 * size[together[0]] > 0:
                 families.append((prefix, together))
                 together = []
             together.append(name)
@@ -69,7 +70,7 @@ def _curves(prefix: str, names: Sequence[str], series: Mapping[str, tuple[list[i
             "line": {
                 "color": _LINES[i % len(_LINES)],
                 "width": 2,
-                "dash": ("solid", "dot", "dash")[i // 8 % 3],
+                "dash": ("solid", "dash", "dot")[i % 3],
             },
             "marker": {"size": 5},
         }
@@ -81,4 +82,5 @@ def _curves(prefix: str, names: Sequence[str], series: Mapping[str, tuple[list[i
         else f"{prefix}: " + ", ".join(n.removeprefix(f"{prefix}.") for n in names[:6])
     )
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return plot(escaped(title) + more, data, xaxis=axis("unit"), showlegend=1 < len(names) <= 12)
+    ticks = {"dtick": 1} if max(max(series[name][0]) for name in names) <= 8 else {}
+    return plot(escaped(title) + more, data, xaxis=axis("unit", **ticks), showlegend=1 < len(names) <= 12)

@@ -28,8 +28,16 @@ _ROLES = {
     "random, any cost": (GREEN, "square"),
 }
 
+_LEGEND = (
+    "Every network was trained from scratch by the same recipe and read the test split once, with the "
+    "weights best by validation. Large mark: mean over seeds, its upright bar one standard deviation each "
+    "way (none with a single seed); small dots: single seeds; lying bar: the 10th to the 90th percentile "
+    "of latency. Two groups are told apart where they differ by more than two standard errors of the "
+    "difference; costs where they differ by more than a tenth."
+)
 
-def verdict(story: Story) -> str:
+
+def verdict_section(story: Story) -> str:
     if not story.networks:
         seeds = (story.config.get("verdict") or {}).get("seeds")
         why = "verdict.seeds is 0" if seeds == 0 else "it comes after the search, once one network is found"
@@ -37,8 +45,8 @@ def verdict(story: Story) -> str:
     parts = []
     if any(n.role == "found" and n.architecture != story.found for n in story.networks):
         parts.append(
-            '<p class="unfinished"><b>The network trained as "found" is not the found architecture below;</b> '
-            "it comes from an earlier end of this search.</p>"
+            '<p class="unfinished"><b>The network trained as "found" is not the found architecture '
+            "below;</b> it comes from an earlier end of this search.</p>"
         )
     parts.append('<div class="plots">')
     parts.append(_race(story.networks, "macs", "MACs"))
@@ -52,13 +60,7 @@ def verdict(story: Story) -> str:
         )
     )
     parts.append("</div>")
-    parts.append(
-        '<p class="note">Every network was trained from scratch by the same recipe and read the test split once, at '
-        "the weights best by validation. Large mark: mean over seeds, the upright bar one standard deviation each "
-        "way (none with a single seed); small dots: single seeds. Lying bar: 10th to 90th percentile of latency. "
-        "Two groups are told apart where they differ by more than two standard errors of the difference; costs "
-        "where they differ by more than a tenth.</p>"
-    )
+    parts.append(f'<p class="note">{_LEGEND}</p>')
     if story.finished and story.result is not None:
         parts.append(_group_table(story.result["groups"]))
     parts.append(_network_table(story))
@@ -119,7 +121,7 @@ def _group_table(groups: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for group in groups:
         gap = "" if group is groups[0] else f"{groups[0]['accuracy'] - group['accuracy']:+.2f}"
-        spread = "–" if group["spread"] is None else f"{group['spread']:.2f}"
+        spread = "-" if group["spread"] is None else f"{group['spread']:.2f}"
         rows.append(
             [
                 escaped(group["role"]),
@@ -157,7 +159,7 @@ def _network_table(story: Story) -> str:
             [
                 f"{escaped(n.role)} {n.index}",
                 f"{statistics.fmean(values):.2f}",
-                "–" if n.spread is None else f"{n.spread:.2f}",
+                "-" if n.spread is None else f"{n.spread:.2f}",
                 " ".join(f"{value:.2f}" for value in values),
                 amount(n.mean("macs")),
                 amount(n.mean("params")),

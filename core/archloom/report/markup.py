@@ -33,7 +33,7 @@ def escaped(value: Any) -> str:
 
 def amount(value: Any) -> str:
     if value is None:
-        return "–"
+        return "-"
     if not isinstance(value, int | float) or not math.isfinite(value):
         return escaped(value)
     return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.4g}"
@@ -55,6 +55,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") ->
 
 def plot(title: str, data: list[dict[str, Any]], note: str = "", **layout: Any) -> str:
     """A figure that plotly.js draws. The numbers are JSON in which no tag can open or close."""
+    for name in ("xaxis", "yaxis"):
+        layout.setdefault(name, {})
     figure = json.dumps({"data": data, "layout": layout}, allow_nan=False).replace("<", "\\u003c")
     told = f'<p class="note">{note}</p>' if note else ""
     return (
@@ -80,7 +82,8 @@ def strip(architecture: Architecture, colours: Mapping[str, str]) -> str:
         light = sum(weight * int(colour[i : i + 2], 16) for i, weight in ((1, 0.299), (3, 0.587), (5, 0.114)))
         ink = "#111" if light > 130 else "#fff"
         boxes.append(
-            f'<li style="background:{colour};color:{ink}"><span>{escaped(choice)}</span><b>{escaped(option)}</b></li>'
+            f'<li style="background:{colour};color:{ink}">'
+            f"<span>{escaped(choice)}</span><b>{escaped(option)}</b></li>"
         )
     return f'<ol class="strip">{"".join(boxes)}</ol>'
 

@@ -33,6 +33,8 @@ def who(config: Mapping[str, Any]) -> str:
 def status(story: Story) -> str:
     if story.finished:
         return ""
+    if story.end is not None and not any(trial.status == "ok" for trial in story.trials):
+        return '<p class="unfinished"><b>This search ended without a result.</b></p>'
     fits, networks = story.of("fit"), story.of("final")
     if story.end is not None and story.found is not None and (networks or story.config["verdict"]["seeds"]):
         stage = (
@@ -45,8 +47,8 @@ def status(story: Story) -> str:
     else:
         stage = "it has only begun"
     return (
-        f'<p class="unfinished"><b>This run is unfinished:</b> {stage}. What stands here is what there was when '
-        f"the report was written. Go on with <code>archloom resume {escaped(story.folder)}</code></p>"
+        f'<p class="unfinished"><b>This run is unfinished:</b> {stage}. This is what there was '
+        f"when the report was written. Go on with <code>archloom resume {escaped(story.folder)}</code></p>"
     )
 
 
@@ -114,7 +116,7 @@ def sentences(story: Story) -> str:
     return f'<ul class="verdict">{"".join(items)}</ul>'
 
 
-def found(story: Story) -> str:
+def found_section(story: Story) -> str:
     if story.found is not None and story.document is not None:
         rows = [[escaped(name), amount(value)] for name, value in story.document["metrics"].items()]
         shape = " x ".join(map(str, story.document["shape"]))
@@ -138,7 +140,7 @@ def found(story: Story) -> str:
     return section("The found architecture", "<p>No network has been found.</p>")
 
 
-def provenance(story: Story) -> str:
+def provenance_section(story: Story) -> str:
     environment = dict(story.environment)
     versions = environment.pop("versions", {})
     facts = {
@@ -150,10 +152,10 @@ def provenance(story: Story) -> str:
             max((e["active"] for e in story.events if "active" in e), default=0)
         ),
     }
+    device, threads = environment.get("device", "unknown"), environment.get("threads", "unknown")
     latency = (
-        f"one image on {environment.get('device', 'an unknown device')} (configured: {story.config.get('device')}), "
-        f"{environment.get('threads', 'unknown')} threads, float32, nothing fused or compiled: the median of timed "
-        "forwards in milliseconds, with the 10th and 90th percentile"
+        f"one image on {device} (configured: {story.config.get('device')}), {threads} threads, float32, "
+        "nothing fused or compiled: the median of timed forwards, with the 10th and 90th percentile"
     )
     definitions = {"MACs": MACS, "params": PARAMS, "latency of the verdict": latency}
     for name, setting in story.settings.items():

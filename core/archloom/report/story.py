@@ -96,9 +96,15 @@ class Story:
     def front(self) -> list[Trial]:
         return front(self.trials)
 
+    @property
+    def finals(self) -> list[Mapping[str, Any]]:
+        """The trainings at the end; the last of each role, place and seed, since a run that is resumed with a
+        larger budget may have found another network."""
+        return list({(e["role"], e["index"], e["seed"]): e for e in self.of("final")}.values())
+
     @cached_property
     def networks(self) -> list[Network]:
-        finals = self.of("final")
+        finals = self.finals
         keys = dict.fromkeys((final["role"], final["index"]) for final in finals)
         mine = {key: [final for final in finals if (final["role"], final["index"]) == key] for key in keys}
         return [
@@ -108,7 +114,7 @@ class Story:
 
     @property
     def objectives(self) -> list[Objective]:
-        """The configured objectives; their directions are read off the scores, which are metric or -metric."""
+        """The configured objectives; directions are read off the scores, which are metric or -metric."""
         ok = [trial for trial in self.trials if trial.scores is not None]
         return [
             Objective(name, "min" if any((t.scores or ())[i] == -t.metrics[name] != 0 for t in ok) else "max")
@@ -133,7 +139,7 @@ class Story:
         """Whether result.json is there and speaks of all that the log holds."""
         if self.result is None or self.end is None or self.result["trials"] != len(self.trials):
             return False
-        return sum(group["trainings"] for group in self.result["groups"]) == len(self.of("final"))
+        return sum(group["trainings"] for group in self.result["groups"]) == len(self.finals)
 
     @cached_property
     def colours(self) -> dict[str, str]:

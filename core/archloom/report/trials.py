@@ -36,7 +36,7 @@ _KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ok": ("ok", {"color": BLUE, "symbol": "circle", "size": 7, "opacity": 0.75}),
     "infeasible": ("infeasible", {"color": ORANGE, "symbol": "triangle-down", "size": 8}),
     "failed": ("failed", {"color": INK, "symbol": "x-thin", "size": 8, "line": {"width": 2, "color": INK}}),
-    "repeat": ("repeat of an earlier trial", {"color": BLUE, "symbol": "circle-open", "size": 11}),
+    "repeat": ("repeat", {"color": BLUE, "symbol": "circle-open", "size": 11}),
 }
 
 
@@ -64,7 +64,7 @@ def _best_so_far(trials: Sequence[Trial], i: int) -> list[tuple[int, float]]:
     return records
 
 
-def trials(story: Story) -> str:
+def trials_section(story: Story) -> str:
     if not story.trials:
         return section("Trials", "<p>No trial has been measured yet.</p>")
     drawn, axes = _drawn(story), _axes(story)
@@ -74,7 +74,7 @@ def trials(story: Story) -> str:
     note = ""
     if len(drawn) < len(story.trials):
         note = f'<p class="note">{len(drawn):,} of {len(story.trials):,} trials are drawn, evenly chosen.</p>'
-    return section("Trials", f'<div class="plots">{"".join(plots)}</div>', note)
+    return section("Trials", f'<div class="plots three">{"".join(plots)}</div>', note)
 
 
 def _axes(story: Story) -> tuple[str, str] | None:
@@ -169,8 +169,8 @@ def _scatter(story: Story, drawn: Sequence[Trial], across: str, up: str) -> str:
     placeless = sum(across not in trial.metrics or up not in trial.metrics for trial in story.trials)
     if placeless:
         note.append(f"{counted(placeless, 'trial')} lack one of the two metrics and have no place here.")
-    axes = {"xaxis": axis(across), "yaxis": axis(up)}
-    return plot(f"{escaped(up)} against {escaped(across)}", data, " ".join(note), **axes)
+    title = f"{escaped(up)} against {escaped(across)}"
+    return plot(title, data, " ".join(note), xaxis=axis(across), yaxis=axis(up))
 
 
 def _progress(story: Story, drawn: Sequence[Trial], i: int, objective: Objective) -> str:
@@ -190,14 +190,16 @@ def _progress(story: Story, drawn: Sequence[Trial], i: int, objective: Objective
             }
         )
     lacking = [trial for trial in drawn if name not in trial.metrics]
+    named = {trace["name"] for trace in data}
     for trace in _marks(lacking, lambda t: t.number, lambda t: 0.02):
-        data.append(trace | {"yaxis": "y2", "name": f"{trace['name']}, without a value", "cliponaxis": False})
-    axes = {"xaxis": axis("trial"), "yaxis": axis(name)}
-    axes["yaxis2"] = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
-    return plot(f"Best {escaped(name)} so far", data, **axes)
+        data.append(trace | {"yaxis": "y2", "cliponaxis": False, "showlegend": trace["name"] not in named})
+    note = f"At the lower edge: {counted(len(lacking), 'trial')} without this metric." if lacking else ""
+    hidden = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
+    title = f"Best {escaped(name)} so far"
+    return plot(title, data, note, xaxis=axis("trial"), yaxis=axis(name), yaxis2=hidden)
 
 
-def trial_table(story: Story) -> str:
+def table_section(story: Story) -> str:
     """The first ROWS trials: the front, then the ok ones by the first objective, then the others."""
     if not story.trials:
         return ""

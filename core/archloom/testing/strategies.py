@@ -147,7 +147,7 @@ class StrategyContract(Contract):
         for window in (1, 3):
             whole = Memory()
             _run(self._search(whole, window))
-            for cut in range(0, len(whole.events), max(1, len(whole.events) // 12)):
+            for cut in range(1, len(whole.events), max(1, len(whole.events) // 12)):
                 log = Memory([dict(event) for event in whole.events[:cut]])
                 try:
                     _run(self._search(log, window))

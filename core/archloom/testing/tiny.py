@@ -20,7 +20,7 @@ from ..task import ImageTask, Task
 class TinySpace:
     """Six layers of four blocks, 4,096 architectures: (N, in_channels, H, W) -> (N, 4, H, W)."""
 
-    def __init__(self, in_channels: int = 1, layers: int = 6) -> None:
+    def __init__(self, *, in_channels: int = 1, layers: int = 6) -> None:
         self.in_channels = in_channels
         self.choices = [Choice(f"layer{i}", ("skip", "k1", "k3", "k5")) for i in range(layers)]
 

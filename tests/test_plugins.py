@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from toys import Digits, ToyPlugin
+
+import archloom
+from archloom.errors import ConfigError, PluginError, UnknownName
+from archloom.plugins import Host
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Install a distribution with one plugin module, as pip would: metadata and entry point on sys.path."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(distribution: str, module: str, source: str) -> None:
+        (tmp_path / f"{module}.py").write_text(source)
+        info = tmp_path / f"{distribution.replace('-', '_')}-2.5.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 2.5\n")
+        (info / "entry_points.txt").write_text(f"[archloom]\n{module} = {module}\n")
+
+    yield install
+    for name in set(sys.modules) - before:
+        if name.startswith("stranger"):
+            del sys.modules[name]
+
+
+WITH_STRATEGY = """
+import archloom
+class Walk:
+    '''One step after another.'''
+    def __init__(self, space, rng, *, steps: int = 3): pass
+    def propose(self): return None
+    def observe(self, trial): pass
+@archloom.hookimpl
+def register_strategies(register): register("walk", Walk)
+"""
+
+
+def adding(hook: str, name: str, factory: Any) -> Any:
+    """A plugin object whose one hook registers one factory."""
+
+    def implement(self: Any, register: Any) -> None:
+        register(name, factory)
+
+    return type("Inline", (), {hook: archloom.hookimpl(implement, specname=hook)})()
+
+
+def one(factory: Any, kind: str = "strategies") -> Host:
+    host = Host(entry_points=False)
+    host.add(adding(f"register_{kind}", "mine", factory), "mine", "my-dist", "1.0")
+    return host
+
+
+# -- distributions ------------------------------------------------------------------------------------
+
+
+def test_a_strangers_distribution_is_found_with_its_name_version_and_options(install):
+    install("stranger-dist", "stranger_walk", WITH_STRATEGY)
+    entry = Host().get("strategy", "walk")
+    assert entry.to_json() == {
+        "name": "walk",
+        "kind": "strategy",
+        "distribution": "stranger-dist",
+        "version": "2.5",
+        "summary": "One step after another.",
+        "options": [{"name": "steps", "type": "int", "required": False, "default": 3}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ("import nowhere_to_be_found", "ModuleNotFoundError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(3)", "SystemExit"),
+        ("import archloom\n@archloom.hookimpl\ndef register_tasks(register): 1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_plugin_that_fails_is_named_with_its_distribution_and_cause_and_stops_nobody(install, source, cause):
+    install("stranger-dist", "stranger_broken", source)
+    host = Host()
+    assert "random" in host.names("strategy")
+    (broken,) = host.broken
+    assert str(broken).startswith("plugin 'stranger_broken' of stranger-dist 2.5 could not be loaded: ")
+    assert cause in str(broken)
+
+
+def test_asking_for_what_a_failed_plugin_may_have_held_says_so(install):
+    install("stranger-dist", "stranger_broken", "import nowhere_to_be_found")
+    with pytest.raises(UnknownName, match=r"unknown strategy 'walk'.*may belong to a plugin.*stranger-dist.*nowhere"):
+        Host().get("strategy", "walk")
+
+
+def test_strict_plugins_turn_a_failed_one_into_an_error_with_the_way_out(install, monkeypatch):
+    install("stranger-dist", "stranger_broken", "import nowhere_to_be_found")
+    monkeypatch.setenv("ARCHLOOM_STRICT_PLUGINS", "1")
+    with pytest.raises(PluginError, match="stranger_broken.*nowhere_to_be_found.*pip uninstall stranger-dist"):
+        Host()
+
+
+def test_two_distributions_with_one_name_are_an_error_that_names_both(install):
+    install("stranger-a", "stranger_a", WITH_STRATEGY)
+    install("stranger-b", "stranger_b", WITH_STRATEGY)
+    with pytest.raises(PluginError, match="strategy 'walk' is registered twice: by stranger-a and by stranger-b"):
+        Host()
+
+
+def test_a_misspelt_hook_of_an_installed_plugin_stops_with_the_nearest_hook(install):
+    source = "import archloom\n@archloom.hookimpl\ndef register_strategy(register): pass"
+    install("stranger-dist", "stranger_typo", source)
+    with pytest.raises(
+        PluginError, match=r"stranger-dist.*unknown hook 'register_strategy'; did you mean 'register_strategies'\?"
+    ):
+        Host()
+
+
+# -- objects ------------------------------------------------------------------------------------------
+
+
+def test_a_name_of_a_built_in_cannot_be_taken():
+    host = Host()
+    with pytest.raises(PluginError, match="strategy 'random' is registered twice: by archloom and by my-dist"):
+        host.add(adding("register_strategies", "random", lambda space, rng: None), "mine", "my-dist", "1.0")
+
+
+def test_a_plugin_registers_everything_or_nothing():
+    class Half:
+        @archloom.hookimpl
+        def register_search_spaces(self, register):
+            register("fine", Digits)
+
+        @archloom.hookimpl
+        def register_strategies(self, register):
+            register("wrong", lambda space, options: None)
+
+    host = Host(entry_points=False)
+    with pytest.raises(PluginError, match="'options' is neither an option"):
+        host.add(Half(), "half", "my-dist", "1.0")
+    assert list(host.entries()) == []
+    host.add(ToyPlugin(), "toys", "my-dist", "1.0")
+    assert "digit_space" in host.names("space")
+
+
+def test_one_plugin_cannot_be_loaded_twice_nor_register_a_name_twice():
+    host = Host(entry_points=False)
+    host.add(ToyPlugin(), "toys", "my-dist", "1.0")
+    with pytest.raises(PluginError, match="'toys' of my-dist is loaded twice"):
+        host.add(ToyPlugin(), "toys", "my-dist", "1.0")
+
+    class Twice:
+        @archloom.hookimpl
+        def register_search_spaces(self, register):
+            register("a", Digits)
+            register("a", Digits)
+
+    with pytest.raises(PluginError, match="space 'a' is registered twice"):
+        host.add(Twice(), "twice", "my-dist", "1.0")
+
+
+def test_a_hook_that_raises_is_told_with_the_plugin_and_the_cause():
+    class Raises:
+        @archloom.hookimpl
+        def register_tasks(self, register):
+            raise OSError("no such disk")
+
+    with pytest.raises(PluginError, match="'raises' of my-dist failed while it registered: OSError: no such disk"):
+        Host(entry_points=False).add(Raises(), "raises", "my-dist", "1.0")
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (lambda space, population=3: None, "'population' is neither an option .* nor something that is handed in"),
+        (lambda population, /: None, "'population' is neither an option"),
+        (lambda space, rng, *, population=3: None, "option 'population' has no type annotation"),
+        ("no factory", "takes a callable, not 'no factory'"),
+    ],
+)
+def test_a_factory_that_breaks_the_contract_is_refused_with_its_name(factory, message):
+    with pytest.raises(PluginError, match=f"strategy 'mine' of my-dist: .*{message}"):
+        one(factory)
+
+
+def test_an_estimator_is_handed_nothing():
+    with pytest.raises(PluginError, match=r"'space' is neither .* handed in \(none\)"):
+        one(lambda space: None, "estimators")
+
+
+# -- options ------------------------------------------------------------------------------------------
+
+
+def walk(space, rng, *, steps: int, mode: Literal["up", "down"] = "up", rates: list[float] | None = None):
+    return space, rng, steps, mode, rates
+
+
+def test_options_are_converted_completed_and_handed_in_with_what_the_factory_names():
+    entry = one(walk).get("strategy", "mine")
+    options = entry.validate({"steps": "3", "rates": ["1e-4", 2]})
+    assert options == {"steps": 3, "mode": "up", "rates": [1e-4, 2.0]}
+    assert entry.make(options, space="S", rng="R", seed=7) == ("S", "R", 3, "up", [1e-4, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 3, "mod": "up"}, r"strategy 'mine' has no option 'mod'; did you mean 'mode'\? It has: steps, mode, rates"),
+        ({"steps": 3, "xyz": 1}, "has no option 'xyz'; It has: steps"),
+        ({}, "strategy 'mine' needs the option 'steps'"),
+        ({"steps": "many"}, "option 'steps' = 'many': .*integer"),
+        ({"steps": 2.5}, "option 'steps' = 2.5: .*integer"),
+        ({"steps": 1, "mode": "sideways"}, "option 'mode' = 'sideways': .*'up' or 'down'"),
+        ({"steps": 1, "rates": [1, "x"]}, "option 'rates.1' = 'x': .*number"),
+    ],
+)
+def test_a_wrong_option_is_named_with_the_way_out(options, message):
+    with pytest.raises(ConfigError, match=message):
+        one(walk).get("strategy", "mine").validate(options)
+
+
+def test_all_wrong_options_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        one(walk).get("strategy", "mine").validate({"mod": 1, "rates": 5})
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_an_option_may_bear_a_name_that_the_validating_library_uses_itself():
+    def factory(*, schema: int = 1, copy: bool = False, model_config: str = "x", json: int):
+        return schema, copy, model_config, json
+
+    entry = one(factory, "search_spaces").get("space", "mine")
+    assert entry.make(entry.validate({"json": 5, "schema": 2})) == (2, False, "x", 5)
+
+
+def test_a_default_list_is_not_shared_between_objects():
+    def factory(*, steps: list[int] = [1]):  # noqa: B006 - the default of a stranger
+        return steps
+
+    entry = one(factory, "search_spaces").get("space", "mine")
+    entry.make(entry.validate({})).append(2)
+    assert entry.make(entry.validate({})) == [1]
+
+
+def test_an_unknown_name_lists_the_known_and_the_nearest():
+    with pytest.raises(UnknownName, match=r"unknown strategy 'evolutoin'; did you mean 'evolution'\? Known: .*random"):
+        Host().get("strategy", "evolutoin")
+
+
+def test_a_strategy_that_takes_a_task_needs_a_supernet_by_that_alone():
+    def method(space, task, *, seed: int):
+        return None
+
+    method.needs = ("differentiable",)
+    entry = one(method).get("strategy", "mine")
+    assert entry.shares_weights
+    assert entry.needs == ("supernet", "differentiable")
+    assert one(walk).get("strategy", "mine").needs == ()
+
+
+# -- files --------------------------------------------------------------------------------------------
+
+
+def test_a_plugin_file_registers_like_a_distribution(tmp_path):
+    file = tmp_path / "walking.py"
+    file.write_text(WITH_STRATEGY)
+    entry = Host([file], entry_points=False).get("strategy", "walk")
+    assert entry.distribution == "file walking.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("p.py", "1 / 0", "plugin file .*p.py failed: ZeroDivisionError"),
+        ("p.py", "def (:", "plugin file .*p.py failed: SyntaxError"),
+        ("p.py", "import nowhere_to_be_found", "failed: ModuleNotFoundError: .*nowhere_to_be_found"),
+        ("p.py", "raise SystemExit(1)", "plugin file .*p.py failed: SystemExit"),
+        ("p.txt", "x = 1", "is no Python file; a plugin file ends with .py"),
+        (
+            "p.py",
+            "import archloom\n@archloom.hookimpl\ndef register_taks(register): pass",
+            r"'p.py' of file p.py implements an unknown hook 'register_taks'; did you mean 'register_tasks'\?",
+        ),
+    ],
+)
+def test_a_plugin_file_that_cannot_be_used_is_named_with_the_cause(tmp_path, name, source, message):
+    (tmp_path / name).write_text(source)
+    with pytest.raises(PluginError, match=message):
+        Host([tmp_path / name])
+
+
+def test_a_plugin_file_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(PluginError, match="there is no plugin file .*gone.py"):
+        Host([tmp_path / "gone.py"])
