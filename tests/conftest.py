@@ -1,15 +1,7 @@
-"""The folders of tests bear the names of the packages that they test. pytest puts this folder first on
-the path, so without what follows `import archloom_fbnet` could find tests/archloom_fbnet, not the plugin."""
+"""What holds for all tests."""
 
-import importlib
-import importlib.metadata
-import sys
-from pathlib import Path
+import torch
 
-_HERE = str(Path(__file__).parent)
-_path = list(sys.path)
-sys.path[:] = [entry for entry in sys.path if entry != _HERE]
-for _point in importlib.metadata.entry_points(group="archloom"):
-    if (Path(_HERE) / _point.module.split(".")[0]).is_dir():
-        importlib.import_module(_point.module.split(".")[0])
-sys.path[:] = _path
+# The tests' networks are so small that threads cost more than they give, and on a busy machine, where threads
+# wait for one another, ten times more.
+torch.set_num_threads(1)

@@ -89,7 +89,17 @@ def test_a_spaces_own_rule_is_found():
 
 
 def test_seeds_depend_on_every_part_of_the_purpose_and_on_its_boundaries():
-    keys = [(0,), (1,), (0, "a"), (0, "a", 1), (0, "a", "1"), (0, "a1"), (0, "a", 11), (0, "a1", 1), (0, 1, "a")]
+    keys = [
+        (0,),
+        (1,),
+        (0, "a"),
+        (0, "a", 1),
+        (0, "a", "1"),
+        (0, "a1"),
+        (0, "a", 11),
+        (0, "a1", 1),
+        (0, 1, "a"),
+    ]
     seeds = [derive_seed(*key) for key in keys]
     assert len(set(seeds)) == len(keys)
     assert all(0 <= seed < 2**63 for seed in seeds)

@@ -28,7 +28,10 @@ configs = st.fixed_dictionaries(
         "strategy": parts,
         "estimators": st.lists(parts, max_size=3),
         "constraints": st.lists(names, max_size=2),
-        "pick": st.none() | st.fixed_dictionaries({"best": names}, optional={"within": st.dictionaries(names, st.floats(0, 9))}),
+        "pick": st.none()
+        | st.fixed_dictionaries(
+            {"best": names}, optional={"within": st.dictionaries(names, st.floats(0, 9))}
+        ),
         "budget": st.fixed_dictionaries(
             {}, optional={"trials": st.none() | st.integers(1, 99), "seconds": st.floats(0.1, 1e6)}
         ),
@@ -50,7 +53,12 @@ def test_dumping_and_reading_a_configuration_again_is_the_identity(data):
     assert json.loads(json.dumps(again.identity())) == config.identity()
 
 
-@given(values | st.dictionaries(st.sampled_from(sorted(SearchConfig.model_fields)) | names | st.integers(), values | parts))
+@given(
+    values
+    | st.dictionaries(
+        st.sampled_from(sorted(SearchConfig.model_fields)) | names | st.integers(), values | parts
+    )
+)
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_arbitrary_data_is_a_configuration_or_a_config_error_and_nothing_else(data):
     try:
@@ -67,7 +75,9 @@ def test_an_arbitrary_file_is_a_configuration_or_a_config_error_and_nothing_else
         read_config(tmp_path / "c.yaml")
 
 
-@pytest.mark.parametrize("content", ["a: 2001-99-99", "a: 0b_", "[" * 5000, "a: !!python/object:os.system x", "\x00", "a: b: c"])
+@pytest.mark.parametrize(
+    "content", ["a: 2001-99-99", "a: 0b_", "[" * 5000, "a: !!python/object:os.system x", "\x00", "a: b: c"]
+)
 def test_files_that_yaml_cannot_read_are_config_errors(tmp_path, content):
     (tmp_path / "c.yaml").write_text(content)
     with pytest.raises(ConfigError, match=r"c\.yaml is not YAML"):
@@ -83,9 +93,18 @@ def test_files_that_yaml_cannot_read_are_config_errors(tmp_path, content):
         ({"pick": {"best": "a", "withn": {}}}, r"unknown key 'pick.withn'; did you mean 'within'\?"),
         ({"model": {"haed": "x"}}, r"unknown key 'model.haed'; did you mean 'head'\?"),
         ({"verdict": {"seed": 3}}, r"unknown key 'verdict.seed'; did you mean 'seeds'\?"),
-        ({"space": {"typ": "fbnet", "form": "small"}}, r"'space' = .*: it needs the key 'type'; is 'typ' meant\?"),
-        ({"model": {"head": {"dropout": 1}}}, "'model.head' = .*needs the key 'type': a name, or {type: name"),
-        ({"estimators": ["macs", {"tpye": "x"}]}, r"'estimators.1' = .*needs the key 'type'; is 'tpye' meant\?"),
+        (
+            {"space": {"typ": "fbnet", "form": "small"}},
+            r"'space' = .*: it needs the key 'type'; is 'typ' meant\?",
+        ),
+        (
+            {"model": {"head": {"dropout": 1}}},
+            "'model.head' = .*needs the key 'type': a name, or {type: name",
+        ),
+        (
+            {"estimators": ["macs", {"tpye": "x"}]},
+            r"'estimators.1' = .*needs the key 'type'; is 'tpye' meant\?",
+        ),
         ({"estimators": "macs"}, "'estimators' = 'macs': .*list"),
         ({"space": 5}, "'space' = 5"),
         ({"space": {"type": 5}}, "'space.type' = 5: .*string"),
@@ -155,7 +174,12 @@ def test_numbers_as_people_write_them_are_numbers(tmp_path, text):
     ],
 )
 def test_an_override_sets_one_key_at_any_depth(text, path, expected):
-    data = {"space": {"type": "fbnet"}, "strategy": "random", "estimators": ["macs", "latency"], "budget": {"trials": 3}}
+    data = {
+        "space": {"type": "fbnet"},
+        "strategy": "random",
+        "estimators": ["macs", "latency"],
+        "budget": {"trials": 3},
+    }
     before = json.dumps(data)
     value = override(data, [text])
     for step in path:
@@ -233,4 +257,6 @@ def test_what_trials_depend_on_is_part_of_the_identity(bound):
 
 
 def test_two_workers_are_a_window_of_two():
-    assert parse_config(MINIMAL | {"workers": 2}).identity() == parse_config(MINIMAL | {"window": 2}).identity()
+    assert (
+        parse_config(MINIMAL | {"workers": 2}).identity() == parse_config(MINIMAL | {"window": 2}).identity()
+    )

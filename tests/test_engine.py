@@ -31,7 +31,11 @@ class Annealing:
         self.space, self.rng, self.here, self.temperature = space, rng, None, 2.0
 
     def propose(self):
-        return sample(self.space, self.rng) if self.here is None else mutate(self.space, self.here.architecture, self.rng)
+        return (
+            sample(self.space, self.rng)
+            if self.here is None
+            else mutate(self.space, self.here.architecture, self.rng)
+        )
 
     def observe(self, trial):
         self.temperature *= 0.9
@@ -131,7 +135,12 @@ def test_duplicates_that_waited_for_a_failure_are_measured_once_for_all():
     luck = iter([Outcome("failed", {}, {}, "bad luck"), Outcome("ok", {"sum": 1.0}, {})])
     strategy = Listed([digits(0, 0, 0)] * 4)
     search(strategy, measure=lambda architecture, seed: next(luck), window=4)
-    assert [(t.status, t.source) for t in strategy.observed] == [("failed", None), ("ok", None), ("ok", 1), ("ok", 1)]
+    assert [(t.status, t.source) for t in strategy.observed] == [
+        ("failed", None),
+        ("ok", None),
+        ("ok", 1),
+        ("ok", 1),
+    ]
 
 
 def test_every_trial_has_a_seed_of_its_own():
@@ -189,7 +198,9 @@ def test_the_budget_of_epochs_ends_the_search():
 
 
 def test_the_budget_of_seconds_counts_active_time_of_earlier_starts():
-    loop, reason = search(endless(), space=Digits(length=6), limits=Limits(seconds=100.0), spent_seconds=99.9999)
+    loop, reason = search(
+        endless(), space=Digits(length=6), limits=Limits(seconds=100.0), spent_seconds=99.9999
+    )
     assert reason == "the budget of 100 seconds is spent"
     assert 1 <= len(loop.trials) < 1000
 
@@ -212,7 +223,9 @@ def test_impossible_constraints_end_the_search_and_name_the_nearest_value():
     def measure(architecture, seed):
         return Outcome("infeasible", {"sum": float(sum(architecture.values()))}, {}, "sum > 100 broken")
 
-    with pytest.raises(SearchError, match=r"last 40 proposals were all infeasible\). sum > 100: the nearest seen was 1\d\."):
+    with pytest.raises(
+        SearchError, match=r"last 40 proposals were all infeasible\). sum > 100: the nearest seen was 1\d\."
+    ):
         search(
             endless(),
             space=Digits(length=6),
@@ -223,7 +236,9 @@ def test_impossible_constraints_end_the_search_and_name_the_nearest_value():
 
 
 def test_failures_in_a_row_end_the_search_with_the_last_error():
-    with pytest.raises(SearchError, match=r"the last 3 estimates all failed\). The last error: out of memory"):
+    with pytest.raises(
+        SearchError, match=r"the last 3 estimates all failed\). The last error: out of memory"
+    ):
         search(
             endless(),
             space=Digits(length=6),
@@ -270,7 +285,9 @@ def test_a_strategy_that_proposes_nothing_at_all_is_an_error():
 # -- measuring ------------------------------------------------------------------------------------------
 
 
-def measurer(*estimators: Any, constraints: tuple[str, ...] = (), strict: bool = False, space: Any = None) -> Measurer:
+def measurer(
+    *estimators: Any, constraints: tuple[str, ...] = (), strict: bool = False, space: Any = None
+) -> Measurer:
     space = space or Digits()
     context = Context(space, None, ModelParts(), 0, None, "float32", lambda name, measure: measure())
     return Measurer(space, estimators, [Constraint.parse(text) for text in constraints], context, strict)
@@ -308,7 +325,12 @@ def test_a_spaces_own_rule_spares_every_estimator():
     space, dear = Digits(), Dear()
     space.violations = lambda architecture: ["d0 must be even"]
     outcome = measurer(dear, space=space)(digits(1, 1, 0), 0)
-    assert (outcome.status, outcome.error, outcome.metrics, dear.calls) == ("infeasible", "d0 must be even", {}, [])
+    assert (outcome.status, outcome.error, outcome.metrics, dear.calls) == (
+        "infeasible",
+        "d0 must be even",
+        {},
+        [],
+    )
 
 
 def test_an_estimator_that_raises_is_a_failed_trial_and_with_strict_an_error(caplog):
@@ -376,7 +398,13 @@ def test_in_submitted_order_trials_do_not_depend_on_which_measurement_is_first()
         log = Memory()
         strategy = STRATEGIES["evolution"](space)
         loop, _ = search(
-            strategy, space=space, measure=moody, executor=executor, log=log, window=3, limits=Limits(trials=25)
+            strategy,
+            space=space,
+            measure=moody,
+            executor=executor,
+            log=log,
+            window=3,
+            limits=Limits(trials=25),
         )
         logs.append(([comparable(loop.trials[n]) for n in sorted(loop.trials)], deliveries(log)))
     assert logs[0] == logs[1]
@@ -429,7 +457,9 @@ def deliveries(log: Any) -> list[int]:
 def whole_run(name: str, window: int, space: Any, trials: int) -> tuple[list[dict[str, Any]], Memory]:
     log = Memory()
     limits = Limits(trials=trials, max_failures=1000)
-    loop, _ = search(STRATEGIES[name](space), space=space, measure=moody, log=log, limits=limits, window=window)
+    loop, _ = search(
+        STRATEGIES[name](space), space=space, measure=moody, log=log, limits=limits, window=window
+    )
     return [comparable(loop.trials[n]) for n in sorted(loop.trials)], log
 
 
@@ -505,7 +535,14 @@ def test_a_result_is_never_measured_again():
     first_delivery = [event["event"] for event in log.events].index("observe")
     part = Memory(log.events[:first_delivery])
     known = [event["seed"] for event in part.events if event["event"] == "result"]
-    search(STRATEGIES["random"](space), space=space, measure=measure, log=part, limits=Limits(trials=14), window=3)
+    search(
+        STRATEGIES["random"](space),
+        space=space,
+        measure=measure,
+        log=part,
+        limits=Limits(trials=14),
+        window=3,
+    )
     assert known
     assert not [seed for seed in known if calls[seed]]
 
@@ -514,9 +551,13 @@ def test_a_proposal_without_result_is_measured_again_under_its_number_and_seed()
     space = Digits(length=3)
     trials, log = whole_run("random", 1, space, 6)
     part = Memory(log.events[:1])
-    loop, _ = search(STRATEGIES["random"](space), space=space, measure=moody, log=part, limits=Limits(trials=6))
+    loop, _ = search(
+        STRATEGIES["random"](space), space=space, measure=moody, log=part, limits=Limits(trials=6)
+    )
     assert comparable(loop.trials[0]) == trials[0]
-    assert [event["number"] for event in part.events if event["event"] == "propose"] == list(range(len(trials)))
+    assert [event["number"] for event in part.events if event["event"] == "propose"] == list(
+        range(len(trials))
+    )
 
 
 def test_a_strategy_that_proposes_something_else_on_resume_is_refused_with_both():

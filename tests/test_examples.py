@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 import archloom
@@ -33,18 +32,9 @@ CONFIG = {
     "constraints": ["memory.kept <= 60000"],
     "verdict": {"seeds": 0},
     "observers": [],
-    "budget": {"trials": 80},
+    "budget": {"trials": 30},
     "seed": 3,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The networks are so small that threads cost more than they give."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +112,7 @@ def test_each_is_listed_with_its_distribution_and_version(beside):
 
 def test_a_search_uses_all_three(whole):
     results = trials(whole)
-    assert len({json.dumps(t["architecture"]) for t in results}) > 40
+    assert len({json.dumps(t["architecture"]) for t in results}) > 20
     assert {"ok", "infeasible"} == {trial["status"] for trial in results}
     for trial in results:
         assert trial["status"] == "ok" or trial["metrics"]["memory.kept"] > 60000
@@ -140,13 +130,13 @@ def test_killed_in_the_middle_and_resumed_it_gives_the_same_trials(beside, whole
         command, env=environment(beside), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         deadline = time.monotonic() + 90
-        while not (folder / "log.jsonl").exists() or len(events(folder, "observe")) < 15:
+        while not (folder / "log.jsonl").exists() or len(events(folder, "observe")) < 6:
             assert process.poll() is None, "the search ended before it could be killed"
             assert time.monotonic() < deadline, "the search does not get under way"
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    assert 15 <= len(trials(folder)) < len(trials(whole))
+    assert 6 <= len(trials(folder)) < len(trials(whole))
     assert not events(folder, "end")
     with installed_here(beside):
         archloom.resume(folder)

@@ -51,7 +51,9 @@ def imports(path: Path, *, at_run_time: bool = False) -> Iterator[str]:
 
 def files(module: str) -> list[Path]:
     """A module's file, or all files of a package."""
-    return [CORE / f"{module}.py"] if (CORE / f"{module}.py").exists() else sorted((CORE / module).rglob("*.py"))
+    return (
+        [CORE / f"{module}.py"] if (CORE / f"{module}.py").exists() else sorted((CORE / module).rglob("*.py"))
+    )
 
 
 def core_imports(module: str, **options: bool) -> set[str]:
@@ -101,7 +103,11 @@ def test_a_plugin_imports_no_other_plugin_and_only_modules_of_archloom(package):
 def test_a_plugin_uses_no_private_name_of_the_core():
     for path in PLUGINS.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("archloom.") and not node.level:
+            if (
+                isinstance(node, ast.ImportFrom)
+                and (node.module or "").startswith("archloom.")
+                and not node.level
+            ):
                 assert not [alias.name for alias in node.names if alias.name.startswith("_")], path
 
 
@@ -120,7 +126,9 @@ def test_only_the_command_line_prints_parses_arguments_or_exits(path):
 
 
 def run(code: str) -> None:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

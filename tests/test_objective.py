@@ -82,7 +82,9 @@ def test_a_constraint_is_read_as_people_write_it(text, holds, breaks):
     assert not constraint.holds(float("nan"))
 
 
-@pytest.mark.parametrize("text", ["", "macs", "macs == 3", "macs <=", "<= 3", "macs <= many", "macs <= nan", "a b < 3"])
+@pytest.mark.parametrize(
+    "text", ["", "macs", "macs == 3", "macs <=", "<= 3", "macs <= many", "macs <= nan", "a b < 3"]
+)
 def test_what_is_no_constraint_is_refused_with_an_example(text):
     with pytest.raises(ConfigError, match=r"is no constraint; .*'macs <= 300e6'"):
         Constraint.parse(text)

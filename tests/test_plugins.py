@@ -83,7 +83,9 @@ def test_a_strangers_distribution_is_found_with_its_name_version_and_options(ins
         ("import archloom\n@archloom.hookimpl\ndef register_tasks(register): 1 / 0", "ZeroDivisionError"),
     ],
 )
-def test_a_plugin_that_fails_is_named_with_its_distribution_and_cause_and_stops_nobody(install, source, cause):
+def test_a_plugin_that_fails_is_named_with_its_distribution_and_cause_and_stops_nobody(
+    install, source, cause
+):
     install("stranger-dist", "stranger_broken", source)
     host = Host()
     assert "random" in host.names("strategy")
@@ -94,21 +96,27 @@ def test_a_plugin_that_fails_is_named_with_its_distribution_and_cause_and_stops_
 
 def test_asking_for_what_a_failed_plugin_may_have_held_says_so(install):
     install("stranger-dist", "stranger_broken", "import nowhere_to_be_found")
-    with pytest.raises(UnknownName, match=r"unknown strategy 'walk'.*may belong to a plugin.*stranger-dist.*nowhere"):
+    with pytest.raises(
+        UnknownName, match=r"unknown strategy 'walk'.*may belong to a plugin.*stranger-dist.*nowhere"
+    ):
         Host().get("strategy", "walk")
 
 
 def test_strict_plugins_turn_a_failed_one_into_an_error_with_the_way_out(install, monkeypatch):
     install("stranger-dist", "stranger_broken", "import nowhere_to_be_found")
     monkeypatch.setenv("ARCHLOOM_STRICT_PLUGINS", "1")
-    with pytest.raises(PluginError, match="stranger_broken.*nowhere_to_be_found.*pip uninstall stranger-dist"):
+    with pytest.raises(
+        PluginError, match="stranger_broken.*nowhere_to_be_found.*pip uninstall stranger-dist"
+    ):
         Host()
 
 
 def test_two_distributions_with_one_name_are_an_error_that_names_both(install):
     install("stranger-a", "stranger_a", WITH_STRATEGY)
     install("stranger-b", "stranger_b", WITH_STRATEGY)
-    with pytest.raises(PluginError, match="strategy 'walk' is registered twice: by stranger-a and by stranger-b"):
+    with pytest.raises(
+        PluginError, match="strategy 'walk' is registered twice: by stranger-a and by stranger-b"
+    ):
         Host()
 
 
@@ -116,7 +124,8 @@ def test_a_misspelt_hook_of_an_installed_plugin_stops_with_the_nearest_hook(inst
     source = "import archloom\n@archloom.hookimpl\ndef register_strategy(register): pass"
     install("stranger-dist", "stranger_typo", source)
     with pytest.raises(
-        PluginError, match=r"stranger-dist.*unknown hook 'register_strategy'; did you mean 'register_strategies'\?"
+        PluginError,
+        match=r"stranger-dist.*unknown hook 'register_strategy'; did you mean 'register_strategies'\?",
     ):
         Host()
 
@@ -126,7 +135,9 @@ def test_a_misspelt_hook_of_an_installed_plugin_stops_with_the_nearest_hook(inst
 
 def test_a_name_of_a_built_in_cannot_be_taken():
     host = Host()
-    with pytest.raises(PluginError, match="strategy 'random' is registered twice: by archloom and by my-dist"):
+    with pytest.raises(
+        PluginError, match="strategy 'random' is registered twice: by archloom and by my-dist"
+    ):
         host.add(adding("register_strategies", "random", lambda space, rng: None), "mine", "my-dist", "1.0")
 
 
@@ -170,14 +181,19 @@ def test_a_hook_that_raises_is_told_with_the_plugin_and_the_cause():
         def register_tasks(self, register):
             raise OSError("no such disk")
 
-    with pytest.raises(PluginError, match="'raises' of my-dist failed while it registered: OSError: no such disk"):
+    with pytest.raises(
+        PluginError, match="'raises' of my-dist failed while it registered: OSError: no such disk"
+    ):
         Host(entry_points=False).add(Raises(), "raises", "my-dist", "1.0")
 
 
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        (lambda space, population=3: None, "'population' is neither an option .* nor something that is handed in"),
+        (
+            lambda space, population=3: None,
+            "'population' is neither an option .* nor something that is handed in",
+        ),
         (lambda population, /: None, "'population' is neither an option"),
         (lambda space, rng, *, population=3: None, "option 'population' has no type annotation"),
         ("no factory", "takes a callable, not 'no factory'"),
@@ -210,7 +226,10 @@ def test_options_are_converted_completed_and_handed_in_with_what_the_factory_nam
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 3, "mod": "up"}, r"strategy 'mine' has no option 'mod'; did you mean 'mode'\? It has: steps, mode, rates"),
+        (
+            {"steps": 3, "mod": "up"},
+            r"strategy 'mine' has no option 'mod'; did you mean 'mode'\? It has: steps, mode, rates",
+        ),
         ({"steps": 3, "xyz": 1}, "has no option 'xyz'; It has: steps"),
         ({}, "strategy 'mine' needs the option 'steps'"),
         ({"steps": "many"}, "option 'steps' = 'many': .*integer"),
@@ -248,7 +267,9 @@ def test_a_default_list_is_not_shared_between_objects():
 
 
 def test_an_unknown_name_lists_the_known_and_the_nearest():
-    with pytest.raises(UnknownName, match=r"unknown strategy 'evolutoin'; did you mean 'evolution'\? Known: .*random"):
+    with pytest.raises(
+        UnknownName, match=r"unknown strategy 'evolutoin'; did you mean 'evolution'\? Known: .*random"
+    ):
         Host().get("strategy", "evolutoin")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -19,9 +21,18 @@ from toys import config, digits, host
 
 import archloom
 from archloom import session
-from archloom.errors import ConfigError, RunError
+from archloom.errors import ConfigError, PluginError, RunError
 from archloom.estimator import Metric
-from archloom.run import Log, Run, load_checkpoint, previous, recorded, save_checkpoint, write_atomically, write_json
+from archloom.run import (
+    Log,
+    Run,
+    load_checkpoint,
+    previous,
+    recorded,
+    save_checkpoint,
+    write_atomically,
+    write_json,
+)
 
 # -- files ----------------------------------------------------------------------------------------------
 
@@ -41,7 +52,9 @@ def test_a_write_that_fails_leaves_the_old_content_and_says_what_to_do(tmp_path,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(broken, full)
-    with pytest.raises(RunError, match=r"cannot write .*file: No space left.*intact; make room.*archloom resume"):
+    with pytest.raises(
+        RunError, match=r"cannot write .*file: No space left.*intact; make room.*archloom resume"
+    ):
         write_json(tmp_path / "file", 2)
     assert json.loads((tmp_path / "file").read_text()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -56,12 +69,22 @@ def saved(path, *numbers):
     return path
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:30], lambda data: b"", lambda data: data[:200] + b"X" + data[201:]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data[:30],
+        lambda data: b"",
+        lambda data: data[:200] + b"X" + data[201:],
+    ],
+)
 def test_of_a_damaged_checkpoint_the_one_before_is_used_and_said(tmp_path, damage):
     path = saved(tmp_path / "checkpoint.pt", 1, 2)
     assert load_checkpoint(path)["number"] == 2
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.warns(UserWarning, match=r"checkpoint\.pt is damaged.*going on from the one before, checkpoint.pt.previous"):
+    with pytest.warns(
+        UserWarning, match=r"checkpoint\.pt is damaged.*going on from the one before, checkpoint.pt.previous"
+    ):
         state = load_checkpoint(path)
     assert torch.equal(state["tensor"], torch.ones(50))
 
@@ -70,7 +93,9 @@ def test_two_damaged_checkpoints_are_an_error_that_names_both(tmp_path):
     path = saved(tmp_path / "checkpoint.pt", 1, 2)
     for file in (path, previous(path)):
         file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(RunError, match=r"checkpoint\.pt is damaged.*previous is damaged.*start the run again in a new"):
+    with pytest.raises(
+        RunError, match=r"checkpoint\.pt is damaged.*previous is damaged.*start the run again in a new"
+    ):
         load_checkpoint(path)
 
 
@@ -108,13 +133,28 @@ def test_a_kill_between_any_two_steps_of_saving_leaves_a_sound_checkpoint(tmp_pa
         assert load_checkpoint(saved(path, 4))["number"] == 4
 
 
-def test_a_checkpoint_is_read_as_data_never_as_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "executed"),)
+class Evil:
+    """An object that makes a folder when it is unpickled."""
 
-    save_checkpoint(tmp_path / "c.pt", {"evil": Evil()})
-    with pytest.raises(Exception, match="(?i)weights_only|unsupported"):
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_state_that_could_not_be_read_back_is_refused_when_it_is_saved(tmp_path):
+    with pytest.raises(PluginError, match=r"the state for c\.pt holds posix\.mkdir, which cannot be read back as data"):
+        save_checkpoint(tmp_path / "c.pt", {"evil": Evil(tmp_path / "executed")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_is_read_as_data_never_as_code(tmp_path):
+    buffer = io.BytesIO()
+    torch.save({"evil": Evil(tmp_path / "executed")}, buffer)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest().encode()
+    (tmp_path / "c.pt").write_bytes(b"archloom checkpoint 1\n" + digest + b"\n" + buffer.getvalue())
+    with pytest.raises(RunError, match=r"c\.pt holds more than data"):
         load_checkpoint(tmp_path / "c.pt")
     assert not (tmp_path / "executed").exists()
 
@@ -166,9 +206,13 @@ def test_a_full_disk_loses_no_event_and_leaves_no_torn_line(tmp_path, monkeypatc
     log._file = Full()
     with monkeypatch.context() as patched:
         if broken == "fsync":
-            patched.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+            patched.setattr(
+                os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error"))
+            )
         for _ in range(2):
-            with pytest.raises(RunError, match=r"cannot write .*log: .*intact; make room, then: archloom resume"):
+            with pytest.raises(
+                RunError, match=r"cannot write .*log: .*intact; make room, then: archloom resume"
+            ):
                 log.append({"event": "b"})
     log._file = real
     log.append({"event": "c"})
@@ -182,7 +226,11 @@ def elsewhere(tmp_path: Path, code: str, *arguments: object) -> str:
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(code))
     done = subprocess.run(
-        [sys.executable, str(script), *map(str, arguments)], capture_output=True, text=True, check=False, cwd=tmp_path
+        [sys.executable, str(script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -244,7 +292,9 @@ def test_of_two_that_ask_at_once_one_measures(tmp_path):
         threading.Event().wait(0.05)
         return len(calls)
 
-    threads = [threading.Thread(target=lambda: found.append(recorded(tmp_path, "t", measure))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append(recorded(tmp_path, "t", measure))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -259,9 +309,14 @@ def test_a_search_leaves_a_folder_that_tells_everything(tmp_path):
     result = archloom.search(config(), tmp_path / "run", host=host())
     with closing(Run(tmp_path / "run")) as run:
         kinds = [event["event"] for event in run.log.events]
-    assert {"config.yaml", "environment.json", "log.jsonl", "log.txt", "result.json", "architecture.json"} <= {
-        path.name for path in run.folder.iterdir()
-    }
+    assert {
+        "config.yaml",
+        "environment.json",
+        "log.jsonl",
+        "log.txt",
+        "result.json",
+        "architecture.json",
+    } <= {path.name for path in run.folder.iterdir()}
     assert run.read_json("result.json")["found"]["architecture"] == result.architecture.to_json()
     assert run.read_json("environment.json")["seed"] == 0
     assert kinds[0] == "start"
@@ -312,10 +367,18 @@ def test_a_finished_run_goes_on_under_a_larger_budget_as_one_long_run(tmp_path):
 )
 def test_a_resume_under_another_identity_is_refused_and_changes_nothing(tmp_path, override, told):
     archloom.search(config(), tmp_path, host=host())
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.name != "log.txt"}
+    before = {
+        path.name: path.read_bytes()
+        for path in tmp_path.iterdir()
+        if path.is_file() and path.name != "log.txt"
+    }
     with pytest.raises(RunError, match=told):
         archloom.resume(tmp_path, overrides=(override,), host=host())
-    after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.name != "log.txt"}
+    after = {
+        path.name: path.read_bytes()
+        for path in tmp_path.iterdir()
+        if path.is_file() and path.name != "log.txt"
+    }
     assert after == before
 
 
@@ -326,7 +389,9 @@ def test_a_changed_version_is_warned_of(tmp_path, caplog):
     start["versions"]["toy-distribution-0"] = "0.9"
     (tmp_path / "log.jsonl").write_text(json.dumps(start) + "\n" + rest)
     archloom.resume(tmp_path, host=host())
-    assert "toy-distribution-0 was 0.9 when the run began and is 1.0 now" in (tmp_path / "log.txt").read_text()
+    assert (
+        "toy-distribution-0 was 0.9 when the run began and is 1.0 now" in (tmp_path / "log.txt").read_text()
+    )
 
 
 def test_resuming_what_is_no_run_is_refused(tmp_path):
@@ -403,7 +468,10 @@ def test_a_configuration_whose_parts_do_not_fit_is_refused_before_a_folder_is_ma
         ({"device": "gpu"}, "'gpu' is no device"),
         ({"task": {"type": "fake", "size": 64, "channels": 3}}, "does not fit task 'fake'.*3x32x32"),
         ({"model": {"neck": "GlobalAvrage"}}, r"unknown neck 'GlobalAvrage'; did you mean 'GlobalAverage'\?"),
-        ({"model": {"head": {"type": "LinearHead", "dropot": 1}}}, r"no option 'dropot'; did you mean 'dropout'\?"),
+        (
+            {"model": {"head": {"type": "LinearHead", "dropot": 1}}},
+            r"no option 'dropot'; did you mean 'dropout'\?",
+        ),
         ({"observers": ["tensorbord"]}, r"unknown observer 'tensorbord'; did you mean 'tensorboard'\?"),
         ({"recipe": {"type": "default", "epochs": 0}}, "epochs must be positive"),
     ]:

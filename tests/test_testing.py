@@ -31,16 +31,6 @@ from archloom_estimators import (
 )
 from archloom_fbnet import FBNet, FBNetSpace
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The networks are so small that threads cost more than they give."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # -- what ships passes ----------------------------------------------------------------------------------
 
 

@@ -50,7 +50,11 @@ def main() -> None:
     debug = "--debug" in sys.argv
     warnings.showwarning = lambda message, *_, **__: err.print(f"[yellow]warning:[/] {escape(str(message))}")
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        if code == 130:  # typer hands Ctrl-C on as this value, other versions of it as Abort
+            raise KeyboardInterrupt
+        if code:
+            sys.exit(code)
     except ArchloomError as error:
         if debug:
             raise
@@ -85,7 +89,10 @@ def _how_to_resume() -> str:
 def search(
     config: Annotated[Path, typer.Argument(help="A YAML file; see docs/configuration.md.")],
     folder: Annotated[
-        Path | None, typer.Option("--run", help="The run folder; default: a new one in runs/.")
+        Path | None,
+        typer.Option(
+            "--folder", "--run", help="The run folder (under torchrun say --folder); default: new, in runs/."
+        ),
     ] = None,
     sets: Sets = None,
     plugin: PluginFiles = None,

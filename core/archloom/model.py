@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from .architecture import Architecture
 from .errors import ConfigError
 from .randomness import forked_rng
-from .space import SearchSpace, WeightFormat, check, input_shape
+from .space import SearchSpace, WeightFormat, check, input_shape, weight_formats
 from .task import Task
 
 
@@ -102,7 +102,7 @@ def assemble(
         backbone = space.build(architecture)
     shape = input_shape(space, architecture, task)
     model = parts.assemble(backbone, shape=shape, num_classes=len(task.classes), seed=seed)
-    model.weight_formats = tuple(getattr(space, "weight_formats", ()))
+    model.weight_formats = weight_formats(space, architecture)
     return model
 
 

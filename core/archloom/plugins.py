@@ -210,6 +210,11 @@ class Host:
                     fresh[kind, key] = entry
 
                 caller(register=register)
+            if not fresh:
+                raise PluginError(
+                    f"plugin '{name}' of {distribution} registers nothing: it has no function marked with "
+                    f"@archloom.hookimpl and named {', '.join(HOOKS.values())}"
+                )
         except BaseException:
             self._manager.unregister(name=plugin_name)
             raise

@@ -83,7 +83,7 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
         raise ConfigError(
             f"verdict.cost is '{config.verdict.cost}', which no estimator here measures; there are {', '.join(metrics)}"
         )
-    _check_fit(config, space, task, parts)
+    _check_fit(config, space, task, parts, supernet=method is not None)
     return resolved
 
 
@@ -242,14 +242,16 @@ def _picking(config: SearchConfig, metrics: Mapping[str, Metric]) -> Picking | N
     return Picking(_objective(config.pick.best, metrics, "pick"), within)
 
 
-def _check_fit(config: SearchConfig, space: SearchSpace, task: Task, parts: ModelParts) -> None:
+def _check_fit(
+    config: SearchConfig, space: SearchSpace, task: Task, parts: ModelParts, *, supernet: bool
+) -> None:
     """Assemble one architecture, and the supernet where there is one, without computing anything."""
     from .architecture import Architecture
 
     first = Architecture({choice.name: choice.options[0] for choice in space.choices})
     try:
         assemble(space, first, task, parts, seed=0)
-        if config.method is not None:
+        if supernet:
             Supernet(space, 0)
     except ArchloomError:
         raise

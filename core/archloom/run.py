@@ -22,6 +22,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,8 +30,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from .errors import RunError
+from .errors import PluginError, RunError
 
 _MAGIC = b"archloom checkpoint 1\n"
 
@@ -71,6 +73,11 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write `state` with a checksum, atomically; the checkpoint before is kept as `<name>.previous`."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
+    if odd := get_unsafe_globals_in_checkpoint(buffer):  # said now, and not when the state is needed
+        raise PluginError(
+            f"the state for {path.name} holds {', '.join(odd)}, which cannot be read back as data; a state is made of "
+            "tensors, numbers, strings, lists and dictionaries"
+        )
     payload = buffer.getvalue()
     head = _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
     fresh = path.with_name(f"{path.name}.new")
@@ -117,7 +124,10 @@ def _read(path: Path) -> dict[str, Any]:
     payload = data[len(_MAGIC) + 65 :]
     if head != _MAGIC or hashlib.sha256(payload).hexdigest().encode() != digest:
         raise RunError(f"checkpoint {path} is damaged (its checksum does not fit)")
-    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise RunError(f"checkpoint {path} holds more than data, and is not read") from error
 
 
 class EventLog(Protocol):

@@ -29,7 +29,7 @@ from .model import Model
 from .objective import best, front
 from .plugins import Host
 from .randomness import derive_seed, python_rng
-from .ranks import Ranks, join
+from .ranks import Ranks, join, leave
 from .report import write_report
 from .resolve import Resolved, resolve
 from .run import Run, load_checkpoint, write_atomically, write_json
@@ -156,6 +156,7 @@ class _Session:
     def run(self) -> Result:
         if self.run_folder is None:
             self._fit(self._make_method())
+            self.ranks = leave()
             return Result(self.folder, None, (), (), "this is not the first rank; the result is the first's")
         with _log_file(self.folder / "log.txt"):
             try:
@@ -166,10 +167,10 @@ class _Session:
     def _run(self, run: Run) -> Result:
         self._start(run)
         method = self._make_method()
-        strategy = self._make_strategy(
-            method
-        )  # before fit: what is wrong with it is said before days are spent
-        if method is not None and not self._fit(method):
+        strategy = self._make_strategy(method)  # before fit: what is wrong is said before days are spent
+        fitted = method is None or self._fit(method)
+        self.ranks = leave()  # the others end here: what follows is the first rank's alone
+        if not fitted:
             return Result(
                 self.folder, None, (), (), "the budget ended before the supernet was trained", complete=False
             )

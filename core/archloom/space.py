@@ -33,7 +33,8 @@ class SearchSpace(Protocol):
         `input_shape(architecture, task) -> (C, H, W)`   where the resolution is itself a choice.
         `violations(architecture) -> list of sentences`  rules that single choices cannot express.
         `named`                   name -> `NamedArchitecture`, the published networks.
-        `weight_formats`          `WeightFormat`s: state dicts of other implementations.
+        `weight_formats`          `WeightFormat`s: state dicts of other implementations; or a function from an
+                                  architecture to them, where the names depend on it.
         `recommended_model`       a `model:` section (neck, head) that the space's networks are usually given.
 
     For weight sharing, both or neither:
@@ -96,13 +97,19 @@ class NamedArchitecture:
 class WeightFormat:
     """How another implementation names the same tensors.
 
-    `theirs(our_key, architecture) -> their_key`: called for every key of our state dict, None for a key
-    that they do not have. `unwrap(state) -> state` peels a checkpoint's layers, where it has some.
+    `theirs(our_key) -> their_key`: called for every key of our state dict, None for a key that they do not
+    have. `unwrap(state) -> state` peels a checkpoint's layers, where it has some.
     """
 
     name: str
     theirs: Callable[[str], str | None]
     unwrap: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda state: state
+
+
+def weight_formats(space: SearchSpace, architecture: Architecture) -> tuple[WeightFormat, ...]:
+    """The other implementations' formats that fit `architecture`; none where the space knows none."""
+    formats = getattr(space, "weight_formats", ())
+    return tuple(formats(architecture) if callable(formats) else formats)
 
 
 def check(space: SearchSpace, architecture: Architecture) -> Architecture:

@@ -10,7 +10,8 @@ A factory is handed what it names among its parameters; everything else of it is
     model       `ModelParts`: neck, head and loss as configured
     device      torch.device
     precision   "float32", "bfloat16" or "float16"
-    recorded    `recorded(name, measure)`: a JSON value measured once in a run's life and reused on resume
+    recorded    `recorded(name, measure)`: a JSON value measured once in a run's life and reused on resume, the
+                same on all ranks; to be called on all of them
 
 A factory may declare `needs`, a tuple of what its space must offer: "supernet" or "differentiable".
 One that takes `task` needs "supernet" by that alone.

@@ -39,9 +39,14 @@ class Task(Protocol):
     `augment` asks for the training transforms; `resolution` for square images of another size.
     """
 
-    name: str
-    shape: tuple[int, int, int]
-    classes: Sequence[str]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def classes(self) -> Sequence[str]: ...
 
     def dataset(
         self, *splits: Split, augment: bool = False, resolution: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from .model import Model, ModelParts
 from .plugins import Host
 from .randomness import forked_rng
 from .resolve import model_parts
-from .space import NamedArchitecture, SearchSpace, WeightFormat, check
+from .space import NamedArchitecture, SearchSpace, WeightFormat, check, weight_formats
 
 FORMAT = "archloom architecture 1"
 
@@ -41,7 +42,7 @@ class Found:
         with forked_rng(seed, "backbone"):
             backbone = self.space.build(self.architecture)
         model = self.parts.assemble(backbone, shape=self.shape, num_classes=count, seed=seed)
-        model.weight_formats = tuple(getattr(self.space, "weight_formats", ()))
+        model.weight_formats = weight_formats(self.space, self.architecture)
         return model
 
 
@@ -230,8 +231,11 @@ def read_weights(path: str | Path) -> Mapping[str, Any]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if isinstance(error, pickle.UnpicklingError):  # PyTorch's own words would have the file executed
+            cause = "it holds Python objects, which could run code, or is no file of weights at all"
         raise WeightsError(
-            f"cannot read the weights {path}: {type(error).__name__}: {error}. Known are .safetensors files and "
+            f"cannot read the weights {path}: {cause}. Known are .safetensors files and "
             "PyTorch files that hold tensors alone"
         ) from error
     if not isinstance(state, Mapping):

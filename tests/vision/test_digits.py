@@ -129,18 +129,6 @@ def test_options_that_cannot_be_are_refused(tasks, options, says):
         tasks["digits"](**options)
 
 
-def test_an_epoch_costs_milliseconds(tasks):
-    """About 0.5 ms in memory and 60 ms with shifts. The best of ten, since test machines are busy."""
-    for augment, limit in (("none", 0.05), ("shift", 0.5)):
-        data = tasks["digits"](augment=augment).dataset("weights", augment=True)
-        seconds = []
-        for epoch in range(10):
-            started = time.perf_counter()
-            assert sum(len(y) for _, y in batches(data, 64, epoch=epoch, shuffle=True)) == 863
-            seconds.append(time.perf_counter() - started)
-        assert min(seconds) < limit
-
-
 def test_digits_work_where_torchvision_is_missing_and_the_others_say_what_to_install():
     program = f"""
 import sys
