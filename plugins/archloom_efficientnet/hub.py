@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +63,13 @@ def download(name: str, *, tag: str | None = None, advprop: bool = False) -> tup
         "weights_path, with weight_format='timm_tf'."
     )
     try:
-        from huggingface_hub import hf_hub_download
+        hub = importlib.import_module("huggingface_hub")  # an optional extra
     except ImportError as error:
         raise WeightsError(
             f"downloading {name} needs huggingface_hub, which cannot be imported ({error}): "
             f"pip install huggingface_hub. {way_out}"
         ) from error
     try:
-        return Path(hf_hub_download(repository, "model.safetensors")), "timm_tf"
+        return Path(hub.hf_hub_download(repository, "model.safetensors")), "timm_tf"
     except Exception as error:  # whatever the hub's client raises, the user needs the same way out
         raise WeightsError(f"{repository} could not be downloaded: {error}. {way_out}") from error

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .padding import Pair, pad_behind
+from .padding import Pair, is_tracing, pad_behind
 
 SLICE_BYTES = 4 * 2**20
 """On the CPU, work on larger tensors goes in slices of about this size, which stay in the cache."""
@@ -26,7 +26,7 @@ memory that is there already: such tensors are worked on in place."""
 
 def may_fuse(x: Tensor) -> bool:
     """Whether the forms that save memory may be used here: not while a graph is traced for elsewhere."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_meta)
+    return not (is_tracing() or x.is_meta)
 
 
 def slices(x: Tensor, bytes_per_image: int) -> Iterator[slice]:
@@ -53,7 +53,7 @@ def bn_swish(x: Tensor, bn: nn.Module, margin: Pair = (0, 0), *, plain: bool = F
     assert isinstance(bn, nn.BatchNorm2d)  # _in_training saw to it
     if bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)
-    return _BatchNormSwish.apply(  # type: ignore[no-any-return]
+    return _BatchNormSwish.apply(
         x, bn.weight, bn.bias, bn.running_mean, bn.running_var, bn.momentum, bn.eps, margin
     )
 
@@ -79,8 +79,10 @@ def drop_connect_add(x: Tensor, skip: Tensor, rate: float, training: bool) -> Te
 
 def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """(weight, bias) of the convolution that equals `bn(conv(x))` in eval mode."""
-    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)  # type: ignore[operator]
-    return conv.weight * scale.view(-1, 1, 1, 1), torch.addcmul(bn.bias, bn.running_mean, scale, value=-1)  # type: ignore[arg-type]
+    assert bn.running_mean is not None  # may_fold saw to both
+    assert bn.running_var is not None
+    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+    return conv.weight * scale.view(-1, 1, 1, 1), torch.addcmul(bn.bias, bn.running_mean, scale, value=-1)
 
 
 def may_fold(conv: nn.Module, bn: nn.Module) -> bool:
@@ -151,7 +153,7 @@ class _BatchNormSwish(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gamma, mean, invstd, a, b = ctx.saved_tensors
         grad = grad[..., : x.shape[2], : x.shape[3]]

@@ -163,7 +163,7 @@ class Features(nn.Module):
         x = self.stem(x)
         for block in self.blocks():
             x = self._run(block, x)
-        return self.head(x)  # type: ignore[no-any-return]
+        return self.head(x)
 
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
         """`reduction_1` ...: the last tensor before each further reduction, the last block's, the head's.
@@ -182,10 +182,10 @@ class Features(nn.Module):
 
     def _run(self, block: MBConv, x: Tensor) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(  # type: ignore[no-any-return]
+            return checkpoint(
                 block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(block))
             )
-        return block(x)  # type: ignore[no-any-return]
+        return block(x)
 
 
 class EfficientNet(nn.Module):
@@ -266,7 +266,7 @@ class EfficientNet(nn.Module):
 
     def extract_features(self, x: Tensor) -> Tensor:
         """The head convolution's map, (N, C, H / 32, W / 32)."""
-        return self.features(x)  # type: ignore[no-any-return]
+        return self.features(x)
 
     def extract_endpoints(self, x: Tensor) -> dict[str, Tensor]:
         """The map of every reduction level, `reduction_1` (half the image) to `reduction_6` (the head)."""
@@ -274,7 +274,7 @@ class EfficientNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pooling(self.features(x)).flatten(1)
-        return self.classifier(self.dropout(x))  # type: ignore[no-any-return]
+        return self.classifier(self.dropout(x))
 
     def reset_classifier(self, num_classes: int) -> None:
         """A fresh classifier for `num_classes`."""

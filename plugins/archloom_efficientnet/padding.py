@@ -47,7 +47,7 @@ class _Same:
             self.asked[self] = size
         if self.static_size is not None:
             # while a graph is traced sizes are tensors, and the comparison would become part of it
-            if not (torch.jit.is_tracing() or torch.compiler.is_compiling()) and size != self.static_size:
+            if not is_tracing() and size != self.static_size:
                 raise ConfigError(
                     f"padding is frozen for an input of {self.static_size[0]} x {self.static_size[1]}, and "
                     f"{size[0]} x {size[1]} came; freeze it for the other size, or make it dynamic again"
@@ -59,6 +59,11 @@ class _Same:
             same_padding(i, k, s) for i, k, s in zip(size, self.kernel, self.step, strict=True)
         )
         return (top, left), (bottom - top, right - left)
+
+
+def is_tracing() -> bool:
+    """Whether a graph is being made rather than run."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _size(x: Tensor) -> Pair:
@@ -139,8 +144,8 @@ def freeze_padding(module: nn.Module, shape: tuple[int, int, int]) -> None:
     finally:
         for layer in layers:
             layer.asked = None
-    for layer, size in asked.items():
-        layer.static_size = size
+    for reached, size in asked.items():
+        reached.static_size = size
 
 
 def unfreeze_padding(module: nn.Module) -> None:
