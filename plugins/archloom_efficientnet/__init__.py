@@ -1,0 +1,44 @@
+"""EfficientNet b0 to b8 and l2: networks by name or from block strings, and their weights in other formats.
+
+    model = EfficientNet.from_name("efficientnet-b0")
+    model = EfficientNet.from_pretrained("efficientnet-b0", "b0.safetensors", weight_format="timm_tf")
+
+As a plugin it registers the search space `efficientnet`, whose one choice is the network.
+"""
+
+from archloom import hookimpl
+from archloom.hookspecs import Register
+
+from .config import BASELINE, NAMED, BlockArgs, NetworkConfig
+from .formats import FORMATS, Behaviour
+from .model import EfficientNet, Features, MBConv
+from .padding import SameConv2d, SameMaxPool2d, freeze_padding, unfreeze_padding
+from .space import EfficientNetSpace
+from .weights import export_state, load, read, save
+
+__all__ = [
+    "BASELINE",
+    "FORMATS",
+    "NAMED",
+    "Behaviour",
+    "BlockArgs",
+    "EfficientNet",
+    "EfficientNetSpace",
+    "Features",
+    "MBConv",
+    "NetworkConfig",
+    "SameConv2d",
+    "SameMaxPool2d",
+    "export_state",
+    "freeze_padding",
+    "load",
+    "read",
+    "save",
+    "unfreeze_padding",
+]
+
+
+@hookimpl
+def register_search_spaces(register: Register) -> None:
+    """The space `efficientnet`."""
+    register("efficientnet", EfficientNetSpace)
