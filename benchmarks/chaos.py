@@ -27,10 +27,9 @@ from typing import Any
 import torch
 import yaml
 
-import archloom.report  # noqa: F401 - imported before the first fork
-import archloom.session
 from archloom.cli import main as archloom_main
 from archloom.plugins import Host
+from archloom.session import resume, search  # noqa: F401 - loaded before the first fork, not after each
 
 SPACE = {"type": "fbnet", "form": "small", "in_channels": 1}
 COMMON: dict[str, Any] = {

@@ -7,12 +7,12 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import Digits, digits
 
 from archloom.architecture import Architecture, Choice
 from archloom.errors import SpaceError
 from archloom.randomness import derive_seed, forked_rng, python_rng, torch_rng
 from archloom.space import check, mutate, sample, size, violations
+from toys import Digits, digits
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 

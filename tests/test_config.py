@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 import yaml
@@ -61,10 +62,8 @@ def test_dumping_and_reading_a_configuration_again_is_the_identity(data):
 )
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_arbitrary_data_is_a_configuration_or_a_config_error_and_nothing_else(data):
-    try:
-        parse_config(data)
-    except ConfigError as error:
-        assert str(error)
+    with suppress(ConfigError):
+        assert parse_config(data).objectives
 
 
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))

@@ -5,10 +5,10 @@ import random
 import pytest
 import torch
 import torchvision
-from toys import state_of
 from torch import nn
 
 from archloom.cost import count
+from toys import state_of
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,9 @@ def test_macs_are_the_sum_over_layers_for_any_convolution(seed):
         groups = rng.choice([1, 2, 4])
         width = rng.choice([4, 8, 12])
         layers += [
-            nn.Conv2d(channels, width, rng.choice([1, 3, 5]), stride=rng.choice([1, 2]), padding=2, groups=groups),
+            nn.Conv2d(
+                channels, width, rng.choice([1, 3, 5]), stride=rng.choice([1, 2]), padding=2, groups=groups
+            ),
             nn.BatchNorm2d(width),
             nn.SiLU(),
         ]

@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from toys import Additive, Dear, Digits, Listed, by_sum, comparable, digits, search
 
 from archloom.architecture import Architecture
 from archloom.engine import Limits, check_identity
@@ -22,6 +21,7 @@ from archloom.objective import Constraint, Objective
 from archloom.run import Log, Memory
 from archloom.space import mutate, sample
 from archloom_baselines import RandomSearch, RegularizedEvolution
+from toys import Additive, Dear, Digits, Listed, by_sum, comparable, digits, search
 
 
 class Annealing:

@@ -9,7 +9,6 @@ import threading
 
 import pytest
 import torch
-from toys import Blocks, comparable, config, host
 from torch.nn import functional as F
 
 import archloom
@@ -24,6 +23,7 @@ from archloom.space import sample
 from archloom.strategy import Progress
 from archloom.supernet import Supernet
 from archloom.task import batches
+from toys import Blocks, comparable, config, host
 
 
 class SinglePath:

@@ -5,12 +5,12 @@ import time
 
 import pytest
 import torch
-from toys import Blocks
 from torch import nn
 
 from archloom.architecture import Architecture, Choice
 from archloom.errors import ConfigError, SpaceError
 from archloom.latency import LatencyTable, build_table, measure, setting_of
+from toys import Blocks
 
 
 class Sleeps(nn.Module):
@@ -107,7 +107,9 @@ def test_a_table_of_another_space_is_refused(table):
             super().__init__()
             self.choices = [Choice(c.name, (*c.options, "k5")) for c in self.choices]
 
-    with pytest.raises(ConfigError, match=r"options for 'layer0' are \['k1', 'k3'\], the space's are \['k1', 'k3', 'k5'\]"):
+    with pytest.raises(
+        ConfigError, match=r"options for 'layer0' are \['k1', 'k3'\], the space's are \['k1', 'k3', 'k5'\]"
+    ):
         table.check(Wider())
     with pytest.raises(ConfigError, match="no choice 'layer9'; it has layer0, layer1"):
         table.costs("layer9")

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import Blocks, state_of
 from torch import nn
 
 from archloom.architecture import Architecture
 from archloom.errors import ConfigError
 from archloom.model import GlobalAverage, LinearHead, Model, ModelParts, assemble, evaluating, output_shape
+from toys import Blocks, state_of
 
 
 class Pictures:
@@ -24,12 +24,16 @@ def test_a_model_is_backbone_neck_head_in_sequence():
     assert torch.allclose(model(images), by_hand, atol=1e-6)
     assert model(images).shape == (4, 3)
     targets = torch.tensor([0, 1, 2, 0])
-    assert torch.equal(model.loss(model(images), targets), nn.functional.cross_entropy(model(images), targets))
+    assert torch.equal(
+        model.loss(model(images), targets), nn.functional.cross_entropy(model(images), targets)
+    )
 
 
 def test_weights_are_a_function_of_the_seed_and_nothing_global_moves():
     before = torch.random.get_rng_state()
-    first, second, other = (state_of(assemble(Blocks(), PATH, Pictures(), ModelParts(), seed=s)) for s in (0, 0, 1))
+    first, second, other = (
+        state_of(assemble(Blocks(), PATH, Pictures(), ModelParts(), seed=s)) for s in (0, 0, 1)
+    )
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not torch.equal(first["head.fc.weight"], other["head.fc.weight"])
@@ -58,7 +62,9 @@ def test_the_head_is_made_for_what_backbone_and_neck_give():
 
 
 def test_a_neck_that_gives_no_vectors_and_a_head_for_no_class_are_refused():
-    with pytest.raises(ConfigError, match=r"neck Identity gives a tensor of shape \(1, 7, 6, 6\); a head takes"):
+    with pytest.raises(
+        ConfigError, match=r"neck Identity gives a tensor of shape \(1, 7, 6, 6\); a head takes"
+    ):
         ModelParts(neck=nn.Identity).assemble(nn.Conv2d(1, 7, 3), shape=(1, 8, 8), num_classes=5)
     with pytest.raises(ConfigError, match="num_classes must be at least 1, not 0"):
         ModelParts().assemble(nn.Conv2d(1, 7, 3), shape=(1, 8, 8), num_classes=0)
@@ -76,7 +82,9 @@ def test_a_trace_of_shapes_changes_neither_modes_nor_statistics():
 def test_evaluating_gives_every_module_its_own_mode_back_even_after_an_error():
     module = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout())).train()
     module[1].eval()
-    with pytest.raises(RuntimeError), evaluating(module):
+    with evaluating(module):
         assert not any(m.training for m in module.modules())
+    assert [m.training for m in module.modules()] == [True, True, False, False]
+    with pytest.raises(RuntimeError), evaluating(module):
         raise RuntimeError
     assert [m.training for m in module.modules()] == [True, True, False, False]

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import digits
 
 from archloom.errors import ConfigError
 from archloom.objective import Constraint, Objective, Picking, best, dominates, front
 from archloom.trial import Trial
+from toys import digits
 
 
 def trial(number: int, *scores: float, **metrics: float) -> Trial:
@@ -92,10 +94,8 @@ def test_what_is_no_constraint_is_refused_with_an_example(text):
 
 @given(st.text(max_size=15))
 def test_any_text_is_a_constraint_or_a_config_error(text):
-    try:
+    with suppress(ConfigError):
         assert Constraint.parse(text).bound == Constraint.parse(text).bound
-    except ConfigError:
-        pass
 
 
 def test_a_constraint_is_printed_as_it_can_be_read_again():

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from toys import Digits, ToyPlugin
 
 import archloom
 from archloom.errors import ConfigError, PluginError, UnknownName
 from archloom.plugins import Host
+from toys import Digits, ToyPlugin
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_strict_plugins_turn_a_failed_one_into_an_error_with_the_way_out(install
     install("stranger-dist", "stranger_broken", "import nowhere_to_be_found")
     monkeypatch.setenv("ARCHLOOM_STRICT_PLUGINS", "1")
     with pytest.raises(
-        PluginError, match="stranger_broken.*nowhere_to_be_found.*pip uninstall stranger-dist"
+        PluginError, match=r"stranger_broken.*nowhere_to_be_found.*pip uninstall stranger-dist"
     ):
         Host()
 
@@ -316,5 +316,5 @@ def test_a_plugin_file_that_cannot_be_used_is_named_with_the_cause(tmp_path, nam
 
 
 def test_a_plugin_file_that_is_not_there_is_said(tmp_path):
-    with pytest.raises(PluginError, match="there is no plugin file .*gone.py"):
+    with pytest.raises(PluginError, match=r"there is no plugin file .*gone.py"):
         Host([tmp_path / "gone.py"])

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import Blocks, Digits, state_of
 from torch import nn
 
 from archloom.architecture import Architecture, Choice
@@ -15,6 +14,7 @@ from archloom.model import ModelParts
 from archloom.ops import mixed_sum
 from archloom.space import Around, build_chain, sample
 from archloom.supernet import Mixture, Supernet, gumbel_softmax, softmax, straight_through, top_k
+from toys import Blocks, Digits, state_of
 
 
 def trained_like(supernet):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import Blocks, state_of
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -16,6 +15,7 @@ from archloom.errors import ConfigError, SearchError
 from archloom.model import Model, ModelParts, assemble
 from archloom.run import load_checkpoint
 from archloom.training import Recipe, build_optimizer, evaluate, learning_rate, recalibrate_batchnorm, train
+from toys import Blocks, state_of
 
 
 class Halves:
@@ -90,7 +90,7 @@ def test_the_best_epoch_by_validation_is_kept_apart(tmp_path):
 
 
 def test_a_loss_that_is_no_number_any_more_is_an_error_with_the_way_out():
-    with pytest.raises(SearchError, match="the loss became .* in epoch 1; lower the learning rate"):
+    with pytest.raises(SearchError, match=r"the loss became .* in epoch 1; lower the learning rate"):
         trained(made(), Recipe(epochs=1, batch_size=16, lr=1e30))
 
 
@@ -123,7 +123,8 @@ def test_weight_decay_can_leave_norms_and_biases_out():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"batch_size": -1}, {"lr": 0.0}, {"warmup_epochs": 31.0}, {"warmup_epochs": -1.0}]
+    "wrong",
+    [{"epochs": 0}, {"batch_size": -1}, {"lr": 0.0}, {"warmup_epochs": 31.0}, {"warmup_epochs": -1.0}],
 )
 def test_a_recipe_that_cannot_be_is_refused(wrong):
     with pytest.raises(ConfigError, match=f"recipe: {next(iter(wrong))}"):
@@ -160,7 +161,11 @@ def test_recalibrated_statistics_are_the_plain_mean_over_the_batches():
     model = Model(norm, nn.Identity(), nn.Identity(), nn.Identity()).eval()
     batches = [torch.randn(6, 3, 4, 4) + shift for shift in (0.0, 2.0, 5.0)]
     recalibrate_batchnorm(model, [(x, None) for x in batches])
-    assert torch.allclose(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0), atol=1e-5)
-    assert torch.allclose(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in batches]).mean(0), atol=1e-5)
+    assert torch.allclose(
+        norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0), atol=1e-5
+    )
+    assert torch.allclose(
+        norm.running_var, torch.stack([x.var((0, 2, 3)) for x in batches]).mean(0), atol=1e-5
+    )
     assert norm.momentum == 0.1
     assert not norm.training

@@ -73,6 +73,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write `state` with a checksum, atomically; the checkpoint before is kept as `<name>.previous`."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
+    buffer.seek(0)
     if odd := get_unsafe_globals_in_checkpoint(buffer):  # said now, and not when the state is needed
         raise PluginError(
             f"the state for {path.name} holds {', '.join(odd)}, which cannot be read back as data; a state is made of "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -64,7 +64,6 @@ class EfficientNetSpace:
             )
             for name, config in NAMED.items()
         }
-        self.weight_formats = tuple(self._formats())
         self.recommended_model = {"head": {"type": "LinearHead", "dropout": 0.2}}
 
     def build(self, architecture: Architecture) -> nn.Module:
@@ -78,31 +77,25 @@ class EfficientNetSpace:
         size = int(NAMED[str(architecture["network"])].image_size or 0)
         return task.shape[0], size, size
 
-    def _formats(self) -> Iterator[WeightFormat]:
+    def weight_formats(self, architecture: Architecture) -> Iterator[WeightFormat]:
         """The formats whose networks pad and normalize as this space's do; the others' weights would load
         and give wrong logits."""
+        config = NAMED[str(architecture["network"])]
         for name in FORMATS[1:]:
-            theirs = {(b.padding, b.epsilon) for b in (behaviour(name, config) for config in NAMED.values())}
-            if (self.overrides["padding"], self.overrides["batch_norm_epsilon"]) in theirs:
-                yield WeightFormat(name, _theirs(name), unwrap)
+            theirs = behaviour(name, config)
+            if (theirs.padding, theirs.epsilon) == (
+                self.overrides["padding"],
+                self.overrides["batch_norm_epsilon"],
+            ):
+                yield WeightFormat(name, _theirs(key_map(name, config)), unwrap)
 
 
-def _theirs(weight_format: str) -> Callable[..., str | None]:
-    """A model's key ("backbone.stem.conv.weight", "head.fc.bias") or a backbone's -> theirs.
+def _theirs(keys: Mapping[str, str]) -> Callable[[str], str | None]:
+    """A model's key ("backbone.stem.conv.weight", "head.fc.bias") or a backbone's -> theirs."""
 
-    Without the architecture lukemelas' keys cannot be told: its blocks are numbered through all stages.
-    """
-    maps: dict[str, dict[str, str]] = {}
-
-    def theirs(key: str, architecture: Architecture | None = None) -> str | None:
-        if architecture is None and weight_format == "lukemelas":
-            return None
-        # the others number the blocks of a stage, so that the deepest network's map holds all the keys
-        name = "efficientnet-l2" if architecture is None else str(architecture["network"])
-        if name not in maps:
-            maps[name] = key_map(weight_format, NAMED[name])
+    def theirs(key: str) -> str | None:
         if key.startswith("head.fc."):
-            return maps[name].get(f"classifier.{key.removeprefix('head.fc.')}")
-        return maps[name].get(f"features.{key.removeprefix('backbone.')}")
+            return keys.get(f"classifier.{key.removeprefix('head.fc.')}")
+        return keys.get(f"features.{key.removeprefix('backbone.')}")
 
     return theirs

@@ -142,7 +142,7 @@ def test_a_table_of_another_space_is_refused(tmp_path):
     path.write_text(json.dumps(build_table(Other(), (1, 8, 8), 2, runs=2, warmup=0).to_json()))
     with pytest.raises(ConfigError, match="belongs to another space"):
         TableLatency(table=str(path)).estimate(arch("k1", "k1"), context())
-    with pytest.raises(ConfigError, match="cannot read the latency table gone.json"):
+    with pytest.raises(ConfigError, match=r"cannot read the latency table gone\.json"):
         TableLatency(table="gone.json")
 
 
