@@ -113,6 +113,7 @@ class SearchConfig(_Strict):
     order: Literal["submitted", "completion"] = "submitted"
     window: int = Field(1, ge=1)
     workers: int = Field(1, ge=1)
+    threads: int | None = Field(None, ge=1)
     checkpoint_every: float = Field(60.0, ge=0)
     max_failures: int = Field(10, ge=1)
     max_rejected: int = Field(1000, ge=1)
@@ -134,7 +135,7 @@ class SearchConfig(_Strict):
             "objectives",
             "constraints",
         )
-        identity = {name: whole[name] for name in (*names, "precision", "order", "recipe", "verdict", "pick")}
+        identity = {name: whole[name] for name in (*names, "precision", "threads", "order", "recipe", "verdict", "pick")}
         return identity | {"window": self.open_trials if self.order == "submitted" else self.window}
 
     @property

@@ -154,6 +154,10 @@ class _Session:
         return self.ranks.broadcast_object(value)
 
     def run(self) -> Result:
+        with _threads(self.config.threads):
+            return self._run_here()
+
+    def _run_here(self) -> Result:
         if self.run_folder is None:
             self._fit(self._make_method())
             self.ranks = leave()
@@ -439,6 +443,17 @@ def _name(contestant: Contestant, number: int) -> str:
 def _tensors(source: Model | Mapping[str, torch.Tensor]) -> bytes:
     state = source.state_dict() if isinstance(source, Model) else source
     return save({key: value.detach().cpu().contiguous() for key, value in state.items()})
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """PyTorch's CPU threads inside the block; None: as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

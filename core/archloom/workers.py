@@ -47,7 +47,7 @@ def _prepare(data: dict[str, Any], files: tuple[str, ...], folder: str) -> None:
 
     global _measurer
     config = parse_config(data)
-    torch.set_num_threads(max(1, torch.get_num_threads() // config.workers))
+    torch.set_num_threads(config.threads or max(1, torch.get_num_threads() // config.workers))
     resolved = resolve(config, Host(files))
     context = Context(
         resolved.space,
