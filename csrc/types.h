@@ -5,6 +5,7 @@
 #include <cstring>
 
 #if defined(__CUDACC__)
+#include <cuda_fp16.h>
 #define ARCHLOOM_HD __host__ __device__ __forceinline__
 #else
 #define ARCHLOOM_HD inline __attribute__((always_inline))
@@ -49,6 +50,9 @@ ARCHLOOM_HD double widen(double x) { return x; }
 ARCHLOOM_HD float widen(bf16 x) { return bits::cast<float>(std::uint32_t(x.bits) << 16); }
 
 ARCHLOOM_HD float widen(f16 x) {
+#if defined(__CUDA_ARCH__)
+  return __half2float(__ushort_as_half(x.bits));
+#else
   const std::uint32_t sign = std::uint32_t(x.bits & 0x8000u) << 16;
   const std::uint32_t magnitude = x.bits & 0x7fffu;
   if (magnitude >= 0x7c00u)  // infinity or NaN
@@ -58,6 +62,7 @@ ARCHLOOM_HD float widen(f16 x) {
   // zero or subnormal: magnitude counts units of 2^-24
   const float value = float(magnitude) * (1.0f / 16777216.0f);
   return sign ? -value : value;
+#endif
 }
 
 template <class T>
@@ -82,6 +87,9 @@ ARCHLOOM_HD bf16 narrow<bf16>(float x) {
 
 template <>
 ARCHLOOM_HD f16 narrow<f16>(float x) {
+#if defined(__CUDA_ARCH__)
+  return f16{__half_as_ushort(__float2half_rn(x))};
+#else
   const std::uint32_t b = bits::cast<std::uint32_t>(x);
   const std::uint16_t sign = std::uint16_t((b >> 16) & 0x8000u);
   const std::uint32_t magnitude = b & 0x7fffffffu;
@@ -94,6 +102,7 @@ ARCHLOOM_HD f16 narrow<f16>(float x) {
   // subnormal: adding 0.5 makes the float's unit 2^-24, the same as f16's, and rounds as it should
   const std::uint32_t sum = bits::cast<std::uint32_t>(bits::cast<float>(magnitude) + 0.5f);
   return f16{std::uint16_t(sign | (sum - 0x3f000000u))};
+#endif
 }
 
 }  // namespace archloom

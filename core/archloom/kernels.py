@@ -87,7 +87,7 @@ def _load(path: Path) -> str:
             or f"{path.name} is not there: this installation has not compiled it"
         )
     try:
-        torch.ops.load_library(str(path))
+        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except OSError as error:
         return f"{path.name} cannot be loaded: {error}"
     return ""
@@ -177,7 +177,7 @@ def keep_freed_memory() -> str:
 
 
 def info() -> dict[str, Any]:
-    """What `archloom info --kernels` shows: mode, devices, reasons, instruction sets, who computes each op."""
+    """What `archloom info --kernels` shows: mode, devices, reasons, instruction sets, who runs each op."""
     state = status()
     shown: dict[str, Any] = {"mode": state.mode, "devices": sorted(state.devices), "reasons": state.reasons}
     if state.native:

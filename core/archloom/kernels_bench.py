@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,11 +149,17 @@ def _mixed(case: Case) -> dict[str, Variant]:
 
 def _bn_mixed(case: Case) -> dict[str, Variant]:
     xs, w = _mixing(case)
-    fused = nn.ModuleList(nn.BatchNorm2d(case.shape[1]) for _ in range(case.n))
+    fused = [nn.BatchNorm2d(case.shape[1]) for _ in range(case.n)]
     eager = copy.deepcopy(fused)
     return {
-        "archloom": Variant(lambda: ops.bn_mixed_sum(xs, w, fused), [*xs, w, *fused.parameters()]),
-        "eager": Variant(lambda: ops.bn_mixed_sum_ref(xs, w, eager), [*xs, w, *eager.parameters()]),
+        "archloom": Variant(
+            lambda: ops.bn_mixed_sum(xs, w, fused),
+            [*xs, w, *(p for norm in fused for p in norm.parameters())],
+        ),
+        "eager": Variant(
+            lambda: ops.bn_mixed_sum_ref(xs, w, eager),
+            [*xs, w, *(p for norm in eager for p in norm.parameters())],
+        ),
     }
 
 
@@ -301,3 +307,21 @@ def _rows(case: Case, found: dict[str, Variant], rate: float) -> Iterator[Row]:
             bandwidth_both=ideal[1] * case.bytes / both / rate,
             copy=rate,
         )
+
+
+def cases(
+    ops_wanted: Sequence[str] | None = None, *, quick: bool = False, shapes: Sequence[Any] = SHAPES
+) -> Iterator[Case]:
+    """The whole table: each op at 1 to 150 MB, in float32 and bfloat16, both layouts, 4, 9 and 20 candidates.
+
+    `quick` keeps float32, contiguous, nine candidates. What does not fit 5 GB of candidates is left out.
+    """
+    for op in ops_wanted or _VARIANTS:
+        mixes = op in ("mixed_sum", "bn_mixed_sum")
+        for shape in shapes:
+            for dtype in ("float32",) if quick else ("float32", "bfloat16"):
+                for layout in ("contiguous",) if quick else ("contiguous", "channels_last"):
+                    for n in ((9,) if quick else (4, 9, 20)) if mixes else (1,):
+                        case = Case(op, tuple(shape), dtype, layout, n)
+                        if 6 * n * case.bytes < 5 << 30:
+                            yield case

@@ -6,12 +6,13 @@ Every operator has a fake kernel (for tracing), an autograd formula and a rule f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 _ops = torch.ops.archloom
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _image_like(x: Tensor) -> Tensor:
@@ -25,35 +26,43 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def _fake(name: str) -> Callable[[_Function], _Function]:
+    def register(function: _Function) -> _Function:
+        torch.library.register_fake(f"archloom::{name}", function)
+        return function
+
+    return register
+
+
 # Fake kernels: shape, dtype and strides of the results.
 
 
-@torch.library.register_fake("archloom::swish")
+@_fake("swish")
 def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-@torch.library.register_fake("archloom::swish_backward")
+@_fake("swish_backward")
 def _(grad: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-@torch.library.register_fake("archloom::drop_connect")
+@_fake("drop_connect")
 def _(x: Tensor, scale: Tensor) -> Tensor:
     return _image_like(x)
 
 
-@torch.library.register_fake("archloom::drop_connect_add")
+@_fake("drop_connect_add")
 def _(x: Tensor, skip: Tensor, scale: Tensor) -> Tensor:
     return _image_like(x)
 
 
-@torch.library.register_fake("archloom::mixed_sum")
+@_fake("mixed_sum")
 def _(xs: Sequence[Tensor], weights: Tensor) -> Tensor:
     return torch.empty_like(xs[0])
 
 
-@torch.library.register_fake("archloom::mixed_sum_backward")
+@_fake("mixed_sum_backward")
 def _(
     grad: Tensor, xs: Sequence[Tensor], weights: Tensor, want_xs: bool, want_weights: bool
 ) -> tuple[list[Tensor], Tensor]:
@@ -61,7 +70,7 @@ def _(
     return [torch.empty_like(model) for _ in xs] if want_xs else [], weights.new_empty(len(xs))
 
 
-@torch.library.register_fake("archloom::bn_mixed_sum")
+@_fake("bn_mixed_sum")
 def _(
     xs: Sequence[Tensor], weights: Tensor, gammas: Any, betas: Any, eps: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,7 +79,7 @@ def _(
     return _image_like(x), x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
 
 
-@torch.library.register_fake("archloom::bn_mixed_sum_backward")
+@_fake("bn_mixed_sum_backward")
 def _(
     grad: Tensor,
     xs: Sequence[Tensor],
@@ -86,13 +95,13 @@ def _(
     return dxs, weights.new_empty(len(xs)), mean.new_empty(mean.shape), mean.new_empty(mean.shape)
 
 
-@torch.library.register_fake("archloom::bn_swish")
+@_fake("bn_swish")
 def _(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     shape, dtype = (1, x.shape[1]), _compute_dtype(x)
     return _image_like(x), x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
 
 
-@torch.library.register_fake("archloom::bn_swish_backward")
+@_fake("bn_swish_backward")
 def _(
     grad: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,12 +109,12 @@ def _(
     return _image_like(x), gamma.new_empty(channels), beta.new_empty(channels)
 
 
-@torch.library.register_fake("archloom::scale_gate")
+@_fake("scale_gate")
 def _(x: Tensor, s: Tensor) -> Tensor:
     return _image_like(x)
 
 
-@torch.library.register_fake("archloom::scale_gate_backward")
+@_fake("scale_gate_backward")
 def _(grad: Tensor, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     return _image_like(x), s.new_empty(s.shape)
 
@@ -450,10 +459,11 @@ def _batched(name: str) -> Callable[..., Any]:
     return rule
 
 
-@torch.library.register_vmap("archloom::swish")
-def _(info: Any, in_dims: tuple[int | None], x: Tensor) -> tuple[Tensor, int | None]:
+def _swish_batched(info: Any, in_dims: tuple[int | None], x: Tensor) -> tuple[Tensor, int | None]:
     return _ops.swish.default(x), in_dims[0]
 
+
+torch.library.register_vmap("archloom::swish", _swish_batched)
 
 for _name in (
     *("swish_backward", "drop_connect", "drop_connect_add", "mixed_sum", "mixed_sum_backward"),

@@ -232,24 +232,19 @@ def _track(
 
     mean, var: (N, C), the batch's, var biased. Momentum None is the cumulative average.
     """
-    tracking = [
-        i for i, norm in enumerate(norms) if norm.track_running_stats and norm.running_mean is not None
-    ]
-    if not tracking:
-        return
-    means, variances = mean.unbind(0), (var * (population / (population - 1))).unbind(0)
-    torch._foreach_add_([norms[i].num_batches_tracked for i in tracking], 1)
-    groups: dict[float, list[int]] = {}
-    for i in tracking:
-        momentum = norms[i].momentum
-        groups.setdefault(
-            1 / float(norms[i].num_batches_tracked) if momentum is None else momentum, []
-        ).append(i)
-    for momentum, members in groups.items():
-        running = [norms[i].running_mean for i in members] + [norms[i].running_var for i in members]
-        new = [means[i] for i in members] + [variances[i] for i in members]
-        new = [value.to(kept.dtype) for value, kept in zip(new, running, strict=True)]
-        torch._foreach_lerp_(running, new, momentum)
+    factor = population / (population - 1)
+    running: dict[float, list[Tensor]] = {}
+    new: dict[float, list[Tensor]] = {}
+    for norm, norm_mean, norm_var in zip(norms, mean.unbind(0), (var * factor).unbind(0), strict=True):
+        kept_mean, kept_var, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
+        if not norm.track_running_stats or kept_mean is None or kept_var is None or batches is None:
+            continue
+        batches.add_(1)
+        momentum = 1 / float(batches) if norm.momentum is None else norm.momentum
+        running.setdefault(momentum, []).extend((kept_mean, kept_var))
+        new.setdefault(momentum, []).extend((norm_mean.to(kept_mean.dtype), norm_var.to(kept_var.dtype)))
+    for momentum, kept in running.items():
+        torch._foreach_lerp_(kept, new[momentum], momentum)
 
 
 def scale_gate_ref(x: Tensor, s: Tensor) -> Tensor:
