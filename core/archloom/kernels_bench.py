@@ -221,7 +221,10 @@ def saved_bytes(call: Callable[[], Tensor]) -> int:
 
 @dataclass(frozen=True)
 class Row:
-    """A variant's figures in a case, in seconds; `spread` is the quartile distance over the median."""
+    """A variant's figures in a case, in seconds; `spread` is the quartile distance over the median.
+
+    `least` is the fastest of all rounds: on a machine that others use too, the time without them.
+    """
 
     case: Case
     variant: str
@@ -235,6 +238,8 @@ class Row:
     bandwidth_forward: float
     bandwidth_both: float
     copy: float
+    least_forward: float
+    least_both: float
 
 
 def measure(case: Case, *, seconds: float = 2.0, compiled: bool = False) -> list[Row]:
@@ -306,6 +311,8 @@ def _rows(case: Case, found: dict[str, Variant], rate: float) -> Iterator[Row]:
             bandwidth_forward=ideal[0] * case.bytes / forward / rate,
             bandwidth_both=ideal[1] * case.bytes / both / rate,
             copy=rate,
+            least_forward=min(variant.forward),
+            least_both=min(variant.both),
         )
 
 

@@ -57,8 +57,8 @@ def by_case(rows: Iterable[Row]) -> list[list[Row]]:
 def table(rows: Iterable[Row]) -> str:
     """Markdown: every variant of every case, ties and losses included."""
     lines = [
-        "| case | variant | fwd ms | spread | fwd+bwd ms | spread | ratio | ratio f+b | bandwidth | saved |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| case | variant | fwd ms | least | spread | f+b ms | least | spread | ratio | f+b | bandwidth | saved |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for group in by_case(rows):
         for row in group:
@@ -68,8 +68,8 @@ def table(rows: Iterable[Row]) -> str:
             shares = f"{row.bandwidth_forward:.0%} / {row.bandwidth_both:.0%}"
             lines.append(
                 f"| {row.case if ours else ''} | {name} "
-                f"| {row.forward * 1e3:.3f} | {row.spread_forward:.0%} "
-                f"| {row.both * 1e3:.3f} | {row.spread_both:.0%} "
+                f"| {row.forward * 1e3:.3f} | {row.least_forward * 1e3:.3f} | {row.spread_forward:.0%} "
+                f"| {row.both * 1e3:.3f} | {row.least_both * 1e3:.3f} | {row.spread_both:.0%} "
                 f"| {row.ratio_forward:.2f} | {row.ratio_both:.2f} "
                 f"| {shares} | {row.saved / row.case.bytes:.2f} S |"
             )

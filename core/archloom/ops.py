@@ -79,8 +79,9 @@ def drop_connect(x: Tensor, p: float, training: bool, generator: torch.Generator
     x itself with training=False or p = 0, zeros with p = 1; nothing of x's size is saved. ValueError for p
     outside [0, 1]. Stochastic depth (Huang et al. 2016).
     """
+    # one broadcast product is bound by memory however it is written: on the CPU PyTorch's own is as fast
     _check_probability(p)
-    if not training or p in (0, 1) or x.numel() < SMALL or not _compiled(x):
+    if not training or p in (0, 1) or x.device.type == "cpu" or not _compiled(x):
         return drop_connect_ref(x, p, training, generator)
     return compiled.drop_connect(x, _keep_scale(x, p, generator))
 
@@ -248,7 +249,10 @@ def _track(
 
 
 def scale_gate_ref(x: Tensor, s: Tensor) -> Tensor:
-    return x * torch.sigmoid(s).reshape(*x.shape[:2], *[1] * (x.dim() - 2)).to(x.dtype)
+    gate = torch.sigmoid(s)
+    if s.dim() != x.dim():
+        gate = gate.reshape(*x.shape[:2], *[1] * (x.dim() - 2))
+    return x * gate.to(x.dtype)
 
 
 def scale_gate(x: Tensor, s: Tensor) -> Tensor:
@@ -261,6 +265,9 @@ def scale_gate(x: Tensor, s: Tensor) -> Tensor:
             f"scale_gate: x of shape {tuple(x.shape)} needs s of shape (N, C) or (N, C, 1, ...), "
             f"not {tuple(s.shape)}"
         )
-    if s.device != x.device or x.numel() < SMALL or not _compiled(x):
+    forward_only = (
+        not torch.is_grad_enabled() and x.device.type == "cpu"
+    )  # there PyTorch's product is as fast
+    if forward_only or s.device != x.device or x.numel() < SMALL or not _compiled(x):
         return scale_gate_ref(x, s)
     return compiled.scale_gate(x, s)

@@ -1,21 +1,7 @@
 // swish on the CPU.
 #include "host.h"
 
-#include <unistd.h>
-
 namespace archloom {
-
-bool exceeds_caches(Index bytes) {
-  static const Index limit = [] {
-    Index last = 0;
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-    last = sysconf(_SC_LEVEL3_CACHE_SIZE);
-#endif
-    return std::max<Index>(last, Index(32) << 20);
-  }();
-  return bytes > limit;
-}
-
 namespace {
 
 Tensor swish(const Tensor& x) {
