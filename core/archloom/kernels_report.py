@@ -57,7 +57,7 @@ def by_case(rows: Iterable[Row]) -> list[list[Row]]:
 def table(rows: Iterable[Row]) -> str:
     """Markdown: every variant of every case, ties and losses included."""
     lines = [
-        "| case | variant | fwd ms | least | spread | f+b ms | least | spread | ratio | f+b | bandwidth | saved |",
+        "| case | variant | fwd ms | least | spread | f+b ms | least | spread | fwd | f+b | memory | saved |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for group in by_case(rows):
@@ -106,7 +106,7 @@ def write(folder: Path, name: str, rows: Sequence[Row], environment: dict[str, A
     texts = {
         "json": json.dumps({"machine": environment, "rows": [asdict(row) for row in rows]}, indent=1) + "\n",
         "md": f"# {name}\n\n{head}\nRatio: time of the variant over time of the op, medians; spread: quartile"
-        " distance over median. Bandwidth: ideal bytes over time, as a share of what y.copy_(x) moves in the"
+        " distance over median. Memory: ideal bytes over time, as a share of what y.copy_(x) moves in the"
         f" same run, forward / both. Saved: for the backward, in sizes of one tensor.\n\n{table(rows)}",
         "svg": picture(rows),
     }
