@@ -159,7 +159,9 @@ def command(info: dict[str, object]) -> type[build_ext]:
             except Exception as error:
                 if MODE == "require":
                     raise
-                info["failed"][ext.name] = str(error)[-2000:]
+                compiler = os.environ.get("CXX", "c++").split()[0]
+                missing = "" if shutil.which(compiler) else f"no C++ compiler '{compiler}' on the PATH: "
+                info["failed"][ext.name] = missing + str(error)[-2000:]
 
     return BuildKernels
 
