@@ -1,21 +1,120 @@
-"""Operations that architecture search does more than anything else, in plain PyTorch.
+"""Operations that architecture search does more than anything else.
 
-Each function says in its docstring the PyTorch expression that it equals.
+Each function says the PyTorch expression that it equals, and has that expression beside it as `..._ref`. The
+compiled kernels (csrc/, operators `torch.ops.archloom.*`) run where they are installed; elsewhere, on other
+devices and for other dtypes, the reference does. See `archloom.kernels`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import kernels
+
+_DEVICES = kernels.status().devices
+if _DEVICES:
+    from . import kernels_torch as compiled
+_DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+SMALL = 131072
+"""Elements below which the ops on one or two tensors are left to PyTorch: a call costs more than it saves."""
 
 
-def mixed_sum(xs: Sequence[Tensor | None], weights: Tensor) -> Tensor:
-    """The weighted sum of N candidates' outputs, `sum(w * x for w, x in zip(weights, xs))`.
+def _compiled(x: Tensor) -> bool:
+    """Whether the compiled kernels take x."""
+    if x.device.type in _DEVICES:
+        # torch.func asks for derivatives of derivatives and batches of them: the references have all of that
+        return x.dtype in _DTYPES and not torch._C._are_functorch_transforms_active()
+    if not _DEVICES and not torch.compiler.is_compiling():
+        kernels.say_fallback()
+    return False
 
-    xs: N tensors of one shape; None for a candidate that was not run (its weight counts as zero).
-    weights: (N,). Gradients reach every x and every weight whose x is not None.
+
+def swish_ref(x: Tensor) -> Tensor:
+    return F.silu(x)
+
+
+def swish(x: Tensor) -> Tensor:
+    """x * sigmoid(x), any shape; saves x alone for the backward, and can be differentiated twice."""
+    if not _compiled(x) or x.numel() < SMALL:
+        return swish_ref(x)
+    return compiled.swish(x)
+
+
+def _keep_scale(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+    """One factor per sample, (N,): 0 with probability p, else 1 / (1 - p).
+
+    Drawn where the generator lives (a CPU generator gives every device the same), else on x's device.
     """
+    device = x.device if generator is None else generator.device
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    scale = torch.empty(x.shape[0], device=device, dtype=dtype).bernoulli_(1 - p, generator=generator)
+    return scale.div_(1 - p).to(x.device)
+
+
+def _check_probability(p: float) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"the probability p of dropping a sample's path must lie in [0, 1], not {p}")
+
+
+def _per_sample(scale: Tensor, x: Tensor) -> Tensor:
+    return scale.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+
+
+def drop_connect_ref(x: Tensor, p: float, training: bool, generator: torch.Generator | None = None) -> Tensor:
+    _check_probability(p)
+    if not training or p == 0:
+        return x
+    return torch.zeros_like(x) if p == 1 else x * _per_sample(_keep_scale(x, p, generator), x)
+
+
+def drop_connect(x: Tensor, p: float, training: bool, generator: torch.Generator | None = None) -> Tensor:
+    """x * mask / (1 - p), x of shape (N, ...), the mask per sample and drawn by PyTorch from `generator`.
+
+    x itself with training=False or p = 0, zeros with p = 1; nothing of x's size is saved. ValueError for p
+    outside [0, 1]. Stochastic depth (Huang et al. 2016).
+    """
+    # one broadcast product is bound by memory however it is written: on the CPU PyTorch's own is as fast
+    _check_probability(p)
+    if not training or p in (0, 1) or x.device.type == "cpu" or not _compiled(x):
+        return drop_connect_ref(x, p, training, generator)
+    return compiled.drop_connect(x, _keep_scale(x, p, generator))
+
+
+def drop_connect_add_ref(
+    x: Tensor, skip: Tensor, p: float, training: bool, generator: torch.Generator | None = None
+) -> Tensor:
+    _check_probability(p)
+    if not training or p == 0:
+        return x + skip
+    return skip.clone() if p == 1 else skip + x * _per_sample(_keep_scale(x, p, generator), x)
+
+
+def drop_connect_add(
+    x: Tensor, skip: Tensor, p: float, training: bool, generator: torch.Generator | None = None
+) -> Tensor:
+    """skip + x * mask / (1 - p): a residual block's end, both of shape (N, ...), the mask per sample.
+
+    Exactly x + skip with training=False or p = 0, exactly skip with p = 1; nothing of x's size is saved.
+    ValueError for p outside [0, 1] or differing shapes.
+    """
+    _check_probability(p)
+    if x.shape != skip.shape:
+        raise ValueError(
+            f"drop_connect_add: x has shape {tuple(x.shape)}, skip {tuple(skip.shape)}; they must agree"
+        )
+    alike = x.dtype == skip.dtype and x.device == skip.device
+    if not training or p in (0, 1) or x.numel() < SMALL or not (alike and _compiled(x)):
+        return drop_connect_add_ref(x, skip, p, training, generator)
+    return compiled.drop_connect_add(x, skip, _keep_scale(x, p, generator))
+
+
+def mixed_sum_ref(xs: Sequence[Tensor | None], weights: Tensor) -> Tensor:
     total = None
     for x, weight in zip(xs, weights.unbind(0), strict=True):
         if x is not None:
@@ -24,3 +123,151 @@ def mixed_sum(xs: Sequence[Tensor | None], weights: Tensor) -> Tensor:
     if total is None:
         raise ValueError("mixed_sum needs at least one candidate that is not None")
     return total
+
+
+def mixed_sum(xs: Sequence[Tensor | None], weights: Tensor) -> Tensor:
+    """The weighted sum of N candidates' outputs, `sum(w * x for w, x in zip(weights, xs))`, in one pass.
+
+    xs: N tensors of one shape; None for a candidate that was not run (its weight counts as zero).
+    weights: (N,). Gradients reach every x and every weight whose x is not None; they are deterministic.
+    """
+    run, chosen = _run(xs, weights)
+    if not _agree(run) or not _compiled(run[0]):
+        return mixed_sum_ref(xs, weights)
+    return compiled.mixed_sum(run, _beside(chosen, run[0]))
+
+
+def _run(xs: Sequence[Tensor | None], weights: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The candidates that were run, and their weights."""
+    if weights.dim() != 1 or len(xs) != weights.shape[0]:
+        raise ValueError(
+            f"{len(xs)} candidates need weights of shape ({len(xs)},), not {tuple(weights.shape)}"
+        )
+    run = [x for x in xs if x is not None]
+    if not run:
+        raise ValueError("mixed_sum needs at least one candidate that is not None")
+    if len(run) < len(xs):
+        weights = torch.stack([w for w, x in zip(weights.unbind(0), xs, strict=True) if x is not None])
+    return run, weights
+
+
+def _agree(xs: Sequence[Tensor]) -> bool:
+    """Whether all have one shape, dtype and device; anything else is left to PyTorch's promotion or error."""
+    first = xs[0]
+    return all(x.shape == first.shape and x.dtype == first.dtype and x.device == first.device for x in xs)
+
+
+def _beside(weights: Tensor, x: Tensor) -> Tensor:
+    """Weights on x's device and in the type that x is computed in."""
+    return weights.to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def bn_mixed_sum_ref(
+    xs: Sequence[Tensor | None], weights: Tensor, norms: Sequence[nn.modules.batchnorm._BatchNorm]
+) -> Tensor:
+    normal = [None if x is None else norm(x) for x, norm in zip(xs, norms, strict=True)]
+    return mixed_sum_ref(normal, weights)
+
+
+def bn_mixed_sum(
+    xs: Sequence[Tensor | None], weights: Tensor, norms: Sequence[nn.modules.batchnorm._BatchNorm]
+) -> Tensor:
+    """`sum(w * norm(x) for w, x, norm in zip(weights, xs, norms))`, no normalized one ever materialized.
+
+    xs: N tensors (B, C, ...) of one shape, None for one that was not run; norms: each one's BatchNorm, whose
+    running statistics are kept as its own forward would. The weights' gradient comes out of the reductions
+    that BatchNorm's backward does anyway. Norms in eval mode, with hooks or of other classes run themselves.
+    """
+    run, chosen = _run(xs, weights)
+    active = [norm for x, norm in zip(xs, norms, strict=True) if x is not None]
+    if not (_agree(run) and all(_normalizes_batch(norm, run[0]) for norm in active) and _compiled(run[0])):
+        return bn_mixed_sum_ref(xs, weights, norms)
+    x = run[0]
+    affine = [_affine_parameters(norm, x) for norm in active]
+    gammas, betas = [gamma for gamma, _ in affine], [beta for _, beta in affine]
+    eps = [norm.eps for norm in active]
+    y, mean, var = compiled.bn_mixed_sum(run, _beside(chosen, x), gammas, betas, eps)
+    _track(active, mean.detach(), var.detach(), x.numel() // x.shape[1])
+    return y
+
+
+def bn_swish_ref(x: Tensor, norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
+    return F.silu(norm(x))
+
+
+def bn_swish(x: Tensor, norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
+    """`F.silu(norm(x))`, x of shape (B, C, ...); saves x alone and normalizes again in the backward.
+
+    Running statistics are kept as `norm`'s own forward would. In eval mode, with hooks, or where `norm` is of
+    another class, it runs itself.
+    """
+    if not _normalizes_batch(norm, x) or not _compiled(x):
+        return bn_swish_ref(x, norm)
+    y, mean, var = compiled.bn_swish(x, *_affine_parameters(norm, x), norm.eps)
+    _track([norm], mean.detach(), var.detach(), x.numel() // x.shape[1])
+    return y
+
+
+def _normalizes_batch(norm: nn.Module, x: Tensor) -> bool:
+    """Whether `norm` would normalize x by its batch's statistics, and does nothing besides."""
+    return (
+        type(norm) in _NORMS
+        and norm.training
+        and x.numel() > x.shape[1]  # else BatchNorm's own error, or nothing to do
+        and x.shape[1] == norm.num_features
+        and not (norm._forward_hooks or norm._forward_pre_hooks)
+    )
+
+
+def _affine_parameters(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> tuple[Tensor, Tensor]:
+    if norm.affine:
+        return norm.weight, norm.bias
+    return torch.ones(norm.num_features, device=x.device), torch.zeros(norm.num_features, device=x.device)
+
+
+@torch.no_grad()
+def _track(
+    norms: Sequence[nn.modules.batchnorm._BatchNorm], mean: Tensor, var: Tensor, population: int
+) -> None:
+    """Running statistics as BatchNorm keeps them: r <- (1 - m) r + m new, the variance unbiased.
+
+    mean, var: (N, C), the batch's, var biased. Momentum None is the cumulative average.
+    """
+    factor = population / (population - 1)
+    running: dict[float, list[Tensor]] = {}
+    new: dict[float, list[Tensor]] = {}
+    for norm, norm_mean, norm_var in zip(norms, mean.unbind(0), (var * factor).unbind(0), strict=True):
+        kept_mean, kept_var, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
+        if not norm.track_running_stats or kept_mean is None or kept_var is None or batches is None:
+            continue
+        batches.add_(1)
+        momentum = 1 / float(batches) if norm.momentum is None else norm.momentum
+        running.setdefault(momentum, []).extend((kept_mean, kept_var))
+        new.setdefault(momentum, []).extend((norm_mean.to(kept_mean.dtype), norm_var.to(kept_var.dtype)))
+    for momentum, kept in running.items():
+        torch._foreach_lerp_(kept, new[momentum], momentum)
+
+
+def scale_gate_ref(x: Tensor, s: Tensor) -> Tensor:
+    gate = torch.sigmoid(s)
+    if s.dim() != x.dim():
+        gate = gate.reshape(*x.shape[:2], *[1] * (x.dim() - 2))
+    return x * gate.to(x.dtype)
+
+
+def scale_gate(x: Tensor, s: Tensor) -> Tensor:
+    """`x * sigmoid(s)`, the gate of squeeze-and-excitation: x (N, C, ...), s (N, C) or (N, C, 1, ...).
+
+    Saves x and s, and computes the gate again in the backward.
+    """
+    if x.dim() < 2 or s.shape[:2] != x.shape[:2] or any(size != 1 for size in s.shape[2:]):
+        raise ValueError(
+            f"scale_gate: x of shape {tuple(x.shape)} needs s of shape (N, C) or (N, C, 1, ...), "
+            f"not {tuple(s.shape)}"
+        )
+    forward_only = (
+        not torch.is_grad_enabled() and x.device.type == "cpu"
+    )  # there PyTorch's product is as fast
+    if forward_only or s.device != x.device or x.numel() < SMALL or not _compiled(x):
+        return scale_gate_ref(x, s)
+    return compiled.scale_gate(x, s)

@@ -1,0 +1,189 @@
+"""Which kernels run: the compiled ones of csrc/, or the references of `archloom.ops`.
+
+ARCHLOOM_KERNELS: `auto` (default) takes the compiled kernels where they are installed and says once, as a
+warning, why not otherwise; `native` refuses to go on without them; `python` does not load them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+
+_FOLDER = Path(__file__).resolve().parent
+_MODES = ("auto", "native", "python")
+OPERATIONS = (
+    "swish",
+    "drop_connect",
+    "drop_connect_add",
+    "mixed_sum",
+    "bn_mixed_sum",
+    "bn_swish",
+    "scale_gate",
+)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What was loaded: `devices` on which the compiled kernels run, and `reasons` why not elsewhere."""
+
+    mode: str
+    devices: frozenset[str]
+    reasons: dict[str, str]
+
+    @property
+    def native(self) -> bool:
+        return bool(self.devices)
+
+
+@functools.cache
+def status() -> Status:
+    """Load the kernels at the first call and say what became of it.
+
+    Raises ConfigError for an unknown ARCHLOOM_KERNELS, and for `native` where they cannot be loaded.
+    """
+    mode = os.environ.get("ARCHLOOM_KERNELS", "auto").strip().lower() or "auto"
+    if mode not in _MODES:
+        raise ConfigError(f"ARCHLOOM_KERNELS={mode}: known are {', '.join(_MODES)}")
+    if mode == "python":
+        return Status(
+            mode, frozenset(), {"cpu": "ARCHLOOM_KERNELS=python", "cuda": "ARCHLOOM_KERNELS=python"}
+        )
+    reasons = {"cpu": _load(library()), "cuda": _load_cuda()}
+    if reasons["cpu"]:
+        if mode == "native":
+            raise ConfigError(
+                f"ARCHLOOM_KERNELS=native, but the compiled kernels cannot be used: {reasons['cpu']}. "
+                "Install with ARCHLOOM_BUILD_EXT=require to see the whole error"
+            )
+        return Status(mode, frozenset(), reasons)
+    importlib.import_module(".kernels_torch", __package__)
+    devices = {"cpu", "meta"} | ({"cuda"} if not reasons["cuda"] else set())
+    return Status(mode, frozenset(devices), {device: why for device, why in reasons.items() if why})
+
+
+def library() -> Path:
+    """Where the operators' library lies, or would lie."""
+    return _FOLDER / "_C.so"
+
+
+def _load(path: Path) -> str:
+    """Load one library of operators; the reason where that failed."""
+    import torch
+
+    if not path.exists():
+        build = build_info()
+        failed = build.get("failed", {}).get(f"archloom.{path.stem}", "")
+        return (
+            failed
+            or build.get("reason")
+            or f"{path.name} is not there: this installation has not compiled it"
+        )
+    try:
+        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
+    except OSError as error:
+        return f"{path.name} cannot be loaded: {error}"
+    return ""
+
+
+def _load_cuda() -> str:
+    import torch
+
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} was built without CUDA"
+    if not library().exists():
+        return "the library of the CPU's operators, which holds the schemas, is not there"
+    if not (_FOLDER / "_C_cuda.so").exists() and (why := build_info().get("cuda")):
+        return str(why)
+    return _load(_FOLDER / "_C_cuda.so")
+
+
+def build_info() -> dict[str, Any]:
+    """What the build wrote down: mode, what was built, what failed and why. Empty without a build."""
+    path = _FOLDER / "_build_info.json"
+    info: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if (native := _native()) is not None:
+        info |= native.build_info()
+    return info
+
+
+@functools.cache
+def say_fallback() -> None:
+    """Warn, once per process, that the references run, and why; silent where they were asked for."""
+    state = status()
+    if state.mode == "auto" and not state.native:
+        warnings.warn(
+            "archloom's compiled kernels are not in use, its slower references in PyTorch are: "
+            f"{state.reasons['cpu']}. Set ARCHLOOM_KERNELS=python to choose them silently.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _native() -> Any | None:
+    """The pybind11 module, or None where it was not built."""
+    try:
+        return importlib.import_module("._native", __package__)
+    except ImportError:
+        return None
+
+
+def _module() -> Any:
+    module = _native()
+    if module is None or not status().native:
+        raise ConfigError(
+            f"the compiled kernels are not in use: {status().reasons.get('cpu', 'no _native module')}"
+        )
+    return module
+
+
+def instruction_sets() -> list[str]:
+    """The CPU instruction sets that can run here, best last."""
+    return str(_module().isa_available(str(library()))).split(",")
+
+
+def instruction_set() -> str:
+    """The one in use: the best, or what ARCHLOOM_CPU_CAPABILITY or `select_instruction_set` named."""
+    return str(_module().isa_selected(str(library())))
+
+
+def select_instruction_set(name: str) -> None:
+    """Use another instruction set from now on, in the whole process; "auto" is the best. For tests."""
+    if not _module().isa_select(str(library()), name):
+        raise ConfigError(
+            f"instruction set '{name}' cannot run here; known: auto, {', '.join(instruction_sets())}"
+        )
+
+
+def keep_freed_memory() -> str:
+    """Let glibc keep large freed buffers instead of returning them to the system, and say what was set.
+
+    By default every tensor above 32 MB is mapped, faulted in page by page and unmapped again, which takes
+    several times longer than any operation on it. For the process, to be called once at its start; a program
+    that embeds archloom decides for itself. The limit is 2 GiB - 1, what mallopt can be told.
+    """
+    native = _native()
+    if native is None:
+        return "default (the module that sets it was not built)"
+    kept = native.keep_freed_memory()
+    return "mallopt: mmap and trim threshold 2147483647, top pad 268435456" if kept else "default (no glibc)"
+
+
+def info() -> dict[str, Any]:
+    """What `archloom info --kernels` shows: mode, devices, reasons, instruction sets, who runs each op."""
+    state = status()
+    shown: dict[str, Any] = {"mode": state.mode, "devices": sorted(state.devices), "reasons": state.reasons}
+    if state.native:
+        shown |= {"instruction_set": instruction_set(), "instruction_sets": instruction_sets()}
+    real = [device for device in ("cpu", "cuda") if device in state.devices]
+    implementation = f"compiled ({', '.join(real)})" if real else "reference"
+    shown["operations"] = dict.fromkeys(OPERATIONS, implementation)
+    shown["build"] = build_info()
+    return shown

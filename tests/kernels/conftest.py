@@ -1,0 +1,41 @@
+"""The compiled kernels on every instruction set of this machine; skipped, with the reason, where none is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from archloom import kernels, ops
+
+if not kernels.status().native and kernels.status().mode == "auto":
+    WHY = f"compiled kernels are not in use: {kernels.status().reasons['cpu']}"
+else:
+    WHY = "ARCHLOOM_KERNELS=python"
+
+needs_kernels = pytest.mark.skipif(not kernels.status().native, reason=WHY)
+SETS = kernels.instruction_sets() if kernels.status().native else ["none"]
+
+
+@pytest.fixture(params=SETS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set in turn; the best again afterwards."""
+    if not kernels.status().native:
+        pytest.skip(WHY)
+    kernels.select_instruction_set(request.param)
+    yield request.param
+    kernels.select_instruction_set("auto")
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors take the compiled kernels too."""
+    if not kernels.status().native:
+        pytest.skip(WHY)
+    monkeypatch.setattr(ops, "SMALL", 0)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
