@@ -110,7 +110,7 @@ def by_reference(low: float, high: float, table: Sequence[Sequence[tuple[float, 
     depths = [1] * len(table)
     cheapest, dearest = sum(rows[0][0] for rows in table), sum(rows[-1][0] for rows in table)
     units, pixels = _SIDES
-    position, valid = 0, True
+    position, valid, asked = 0, True, (low, high)
 
     def deepen() -> None:
         nonlocal dearest, position
@@ -126,11 +126,14 @@ def by_reference(low: float, high: float, table: Sequence[Sequence[tuple[float, 
             low, high = low * _SIDES[0] / units, high * _SIDES[0] / units
         valid = units >= 2
     elif dearest < low:
-        while dearest < low and position <= 7:
+        while dearest < low and position < len(order):
             deepen()
         valid = dearest >= low
     if not valid:
-        raise SpaceError(f"the reference's rule finds no supernet for {low:g} to {high:g} million operations")
+        raise SpaceError(
+            f"the reference's rule finds no supernet for {asked[0]:g} to {asked[1]:g} million operations; widen "
+            "the range, or leave out 'reference'"
+        )
     while position < len(order) and dearest + table[order[position]][-1][1] <= high:
         deepen()
     return Size(tuple(depths), units * pixels)

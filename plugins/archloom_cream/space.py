@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
@@ -17,58 +15,14 @@ from archloom.space import NamedArchitecture, WeightFormat, build_chain
 
 from .blocks import BlockSpec, initialize, make_block
 from .costs import block_macs, half
+from .layout import FORMS, SE, SKIP, Layer, candidate_spec, checked_stage
 from .named import NETWORKS, SIX
 from .network import CreamNetwork
 from .sizing import Size, by_cost, by_reference, reference_table
-from .strings import encode_stage
 from .weights import Place, reference_format
 
 if TYPE_CHECKING:
     from archloom.task import Task
-
-SE = 0.25
-SKIP = "skip"
-_CANDIDATE = re.compile(r"k(\d+(?:\.\d+)*)(?:_d(\d+))?_e(\d+(?:\.\d+)?)")
-
-
-@dataclass(frozen=True)
-class Form:
-    """The fixed numbers of a space. stem: channels, stride, also of the block behind it, which keeps both.
-
-    stages: (channels, blocks, stride of the first). tail: channels of the last 1x1 convolution. features:
-    of the head's. sides: the resolutions that a range of MACs may choose, the preferred first.
-    """
-
-    stem: tuple[int, int]
-    stages: tuple[tuple[int, int, int], ...]
-    tail: int
-    features: int
-    sides: tuple[int, ...]
-
-
-FORMS: Mapping[str, Form] = MappingProxyType(
-    {
-        "imagenet": Form(
-            (16, 2),
-            ((24, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2)),
-            320,
-            1280,
-            tuple(range(224, 0, -32)),
-        ),
-        "small": Form((16, 1), ((24, 2, 1), (40, 2, 2), (80, 2, 2)), 160, 320, tuple(range(32, 4, -4))),
-    }
-)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One searched block: its stage (from 1), its place in the stage, input and output channels, stride."""
-
-    stage: int
-    position: int
-    c_in: int
-    c_out: int
-    stride: int
 
 
 class CreamSpace:
@@ -105,13 +59,15 @@ class CreamSpace:
             raise SpaceError(f"the Cream space has no form '{form}'; it has {', '.join(FORMS)}")
         self.form, self.in_channels, self.skip = FORMS[form], in_channels, skip
         self.candidates = tuple(SIX if candidates is None else candidates)
-        self._specs = {name: _spec(name) for name in self.candidates}
-        self._stages = [_stage(stage) for stage in stages or self.form.stages]
+        self._specs = {name: candidate_spec(name) for name in self.candidates}
+        self._stages = [checked_stage(stage) for stage in stages or self.form.stages]
         self._own_stages = stages is not None
         if macs is not None:
             if depths is not None or isinstance(resolution, list):
-                raise SpaceError("'macs' chooses depths and one resolution: give no 'depths' beside it, and at "
-                                 "most one 'resolution'")  # fmt: skip
+                raise SpaceError(
+                    "'macs' chooses depths and one resolution: give no 'depths' beside it, and at most one "
+                    "'resolution'"
+                )
             size = self._sized(macs, resolution, reference)
             depths, resolution = list(size.depths), size.resolution
         self.depths = tuple(depths or [blocks for _, blocks, _ in self._stages])
@@ -201,7 +157,7 @@ class CreamSpace:
         """The resolution that was chosen or given; the task's shape where there is none."""
         channels, height, width = task.shape
         side = architecture["resolution"] if isinstance(self.resolution, list) else self.resolution
-        return (channels, height, width) if side is None else (channels, int(side), int(side))  # type: ignore[arg-type]
+        return (channels, height, width) if side is None else (channels, int(side), int(side))
 
     # -- cost ---------------------------------------------------------------------------------------
 
@@ -301,16 +257,24 @@ class CreamSpace:
         return found
 
     def weight_formats(self, architecture: Architecture) -> tuple[WeightFormat, ...]:
-        """The reference's, in which the blocks that are left out have no number."""
+        """The reference's, in which the blocks that are left out have no number; none where a block is not
+        one of its six."""
         places: dict[str, Place] = {}
         for name, layer in self.layers.items():
-            if architecture[name] != SKIP:
-                places[name] = (layer.stage, sum(stage == layer.stage for stage, _ in places.values()))
+            if architecture[name] == SKIP:
+                continue
+            if architecture[name] not in SIX:
+                return ()
+            places[name] = (layer.stage, sum(stage == layer.stage for stage, _ in places.values()))
         return (reference_format(places, self.depths),)
 
     @property
     def supernet_format(self) -> WeightFormat:
         """The reference's checkpoints of the supernet, in which every block has its own number."""
+        if self.candidates != SIX:
+            raise SpaceError(
+                f"the reference's supernet has the candidates {', '.join(SIX)}, not {', '.join(self.candidates)}"
+            )
         places = {name: (layer.stage, layer.position) for name, layer in self.layers.items()}
         return reference_format(places, self.depths)
 
@@ -326,28 +290,3 @@ class CreamSpace:
             for stage in range(1, len(self.depths) + 1)
         ]
         return [encode_stage(stage) for stage in ([fixed], *stages, [last])]
-
-
-def _spec(name: str) -> BlockSpec:
-    """The block of a candidate's name; its channels and stride are the layer's."""
-    if name == "basic":
-        return BlockSpec("basic", 1)
-    if name == "bottleneck":
-        return BlockSpec("bottleneck", 1)
-    match = _CANDIDATE.fullmatch(name)
-    if match is None:
-        hint = "; say skip: true to let blocks be left out" if name == SKIP else ""
-        raise SpaceError(
-            f"'{name}' names no block of the Cream space{hint}. There are k5_e6 (kernel, expansion), k3_d2_e6 "
-            "(with a dilation), k3.5_e4 (several kernels), basic and bottleneck"
-        )
-    kernels = tuple(int(kernel) for kernel in match[1].split("."))
-    return BlockSpec("ir", 1, kernels, 1, float(match[3]), SE, int(match[2] or 1))
-
-
-def _stage(numbers: Sequence[int]) -> tuple[int, int, int]:
-    if len(numbers) != 3 or min(numbers) < 1:
-        raise SpaceError(
-            f"a stage is [channels, blocks, stride], three positive whole numbers, not {list(numbers)}"
-        )
-    return numbers[0], numbers[1], numbers[2]

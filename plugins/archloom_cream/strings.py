@@ -59,7 +59,7 @@ def decode_block(text: str) -> tuple[BlockSpec, int]:
     if repeats < 1:
         raise SpaceError(f"block string '{text}': a block is repeated at least once, not {repeats} times")
     try:
-        return BlockSpec(type=kind, **fields), repeats  # type: ignore[arg-type]
+        return BlockSpec(type=kind, **fields), repeats
     except SpaceError as error:
         raise SpaceError(f"block string '{text}': {error}") from error
 

@@ -9,8 +9,9 @@ from archloom.architecture import Architecture
 from archloom.errors import SpaceError
 
 from .blocks import BlockSpec
+from .layout import FORMS, SE, Form
 from .named import SIX
-from .space import FORMS, SE, CreamSpace, Form
+from .space import CreamSpace
 from .strings import Rounding, decode_stage, encode_stage
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import archloom
 from archloom import zoo
 from archloom.cost import count
-from archloom.errors import WeightsError
+from archloom.errors import SpaceError, WeightsError
 from archloom.model import GlobalAverage, Model
 from archloom.space import check, input_shape
 from archloom.supernet import Supernet
@@ -169,6 +169,15 @@ def test_a_network_s_name_says_its_resolution_to_the_framework():
     assert "BatchNorm" in found.published["macs_definition"]
 
 
+def test_only_networks_of_the_reference_s_blocks_take_its_weights():
+    space = CreamSpace(depths=[1, 2, 2, 1, 1], candidates=[*SIX, "k3_d2_e4"])
+    network = space.named["cream_14"].architecture
+    assert len(space.weight_formats(network)) == 1
+    assert space.weight_formats(network.replace(stage1_block0="k3_d2_e4")) == ()
+    with pytest.raises(SpaceError, match="the reference's supernet has"):
+        _ = space.supernet_format
+
+
 # -- supernet -----------------------------------------------------------------------------------------
 
 
@@ -257,7 +266,7 @@ def test_a_range_is_sized_as_the_reference_sizes_it(row):
     low, high, depths, resolution = row
     options = {"macs": [low * 1e6, high * 1e6], "reference": True}
     if depths is None:
-        with pytest.raises(archloom.errors.SpaceError, match="finds no supernet"):
+        with pytest.raises(SpaceError, match="finds no supernet"):
             CreamSpace(**options)
         return
     space = CreamSpace(**options)
