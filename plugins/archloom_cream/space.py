@@ -19,6 +19,7 @@ from .layout import FORMS, SE, SKIP, Layer, candidate_spec, checked_stage
 from .named import NETWORKS, SIX
 from .network import CreamNetwork
 from .sizing import Size, by_cost, by_reference, reference_table
+from .strings import encode_stage
 from .weights import Place, reference_format
 
 if TYPE_CHECKING:
