@@ -5,21 +5,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint bench chaos clean
+.PHONY: help install kernels demo test cpp-tests lint bench chaos clean
 
 help:
 	@echo "make demo     install, then run a complete FBNet search on real images (no download of data)"
 	@echo "make test     install, then run linters, type checks and all tests"
 	@echo "make bench    what takes longer: speed and memory, results in benchmarks/results/"
 	@echo "make chaos    what takes longer: searches killed and resumed, many times over"
+	@echo "make kernels  compile csrc again; make cpp-tests: its C++ tests under AddressSanitizer and UBSan"
 	@echo "make install  make $(VENV) with archloom and its development tools"
 	@echo "make clean    remove what the others made"
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml setup.py
+# What builds archloom is installed first and the build is not isolated: that spares a second torch.
+$(STAMP): pyproject.toml setup.py csrc/manifest.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel "torch>=2.10" "pybind11>=2.13" "ninja>=1.11"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	touch $(STAMP)
 
@@ -39,6 +41,13 @@ bench: $(STAMP)
 
 chaos: $(STAMP)
 	$(BIN)/python benchmarks/chaos.py
+
+# For the developer of csrc: compile again after a change, and the C++ tests under both sanitizers.
+kernels: $(STAMP)
+	$(BIN)/python setup.py build_ext --inplace
+
+cpp-tests:
+	cmake -S . -B build/cpp -G Ninja -DARCHLOOM_LIBRARY=OFF && cmake --build build/cpp && ctest --test-dir build/cpp
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info core/*.egg-info runs .pytest_cache .mypy_cache .ruff_cache

@@ -68,7 +68,7 @@ def test_a_search_under_torchrun_ends_with_one_run_and_equal_ranks(tmp_path: Pat
     config = {**CONFIG, "method": {**CONFIG["method"], "type": "spied"}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "spy.py").write_text(SPY)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "archloom", "search", str(tmp_path / "config.yaml")]
     command += ["--folder", str(tmp_path / "run"), "--plugin", str(tmp_path / "spy.py")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SPY_FOLDER": str(tmp_path)}

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import version
-from .errors import ArchloomError
+from .errors import ArchloomError, ConfigError
 
 app = typer.Typer(
     name="archloom",
@@ -30,7 +30,9 @@ app = typer.Typer(
 latency_app = typer.Typer(help="Latency tables of a space on this device.", no_args_is_help=True)
 app.add_typer(latency_app, name="latency")
 
-out = Console(highlight=False, soft_wrap=True)
+# a pipe or a file has no width: tables get room there
+_width = None if sys.stdout.isatty() else 160
+out = Console(highlight=False, soft_wrap=True, width=_width)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 PluginFiles = Annotated[
@@ -325,8 +327,8 @@ def report(
 @app.command()
 def info(
     source: Annotated[
-        str, typer.Argument(help="A named architecture, an architecture file, or a run folder.")
-    ],
+        str | None, typer.Argument(help="A named architecture, an architecture file, or a run folder.")
+    ] = None,
     resolution: Annotated[
         int | None, typer.Option(help="Side of the square input; default: the network's own.")
     ] = None,
@@ -335,8 +337,16 @@ def info(
     plugin: PluginFiles = None,
     as_json: AsJson = False,
     debug: Debug = False,
+    kernels: Annotated[bool, typer.Option("--kernels", help="Say which compiled kernels run.")] = False,
 ) -> None:
     """Params and MACs of any named or found architecture. --set reference=true gives options to its space."""
+    if kernels:
+        from .kernels import info as kernels_info
+
+        print(json.dumps(kernels_info(), indent=1))
+        return
+    if source is None:
+        raise ConfigError("which network? Name one (archloom info fbnet_a), a file or a run folder; or ask for --kernels")
     from .config import override
     from .cost import MACS, count
     from .zoo import find

@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
-def _brief(metrics: dict[str, float], limit: int = 5) -> str:
-    shown = [f"{name} {value:.4g}" for name, value in list(metrics.items())[:limit]]
+def _brief(metrics: dict[str, float], limit: int = 7) -> str:
+    plain = [(name, value) for name, value in metrics.items() if not name.endswith((".low", ".high"))]
+    shown = [f"{name} {value:.4g}" for name, value in plain[:limit]]
     return "  ".join(shown)
 
 
