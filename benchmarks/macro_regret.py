@@ -16,6 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,13 @@ STRATEGIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def regrets(
-    make: Callable[[Any], Any], space: Any, figures: Mapping[Architecture, Mapping[str, float]], seed: int
+    make: Callable[..., Any], space: Any, figures: Mapping[Architecture, Mapping[str, float]], seed: int
 ) -> list[float]:
     """Regret after each of `BUDGETS`, in percentage points."""
     cost = {"seconds": 0.0, "epochs": 0.0}
     loop = Search(
         space,
-        make(python_rng(seed, "strategy")),
+        make(rng=python_rng(seed, "strategy")),
         Here(lambda architecture, _: Outcome("ok", figures[architecture], cost)),
         [Objective(SEEN, "max")],
         Limits(trials=max(BUDGETS)),
@@ -75,12 +76,9 @@ def main(seeds: int) -> None:
     rows = []
     for label, (name, options) in STRATEGIES.items():
         entry = host.get("strategy", name)
-        checked = entry.validate(options)
         started = time.perf_counter()
-        found = [
-            regrets(lambda rng, entry=entry, checked=checked: entry.make(checked, space=space, rng=rng), space, figures, seed)
-            for seed in range(seeds)
-        ]  # fmt: skip
+        make = partial(entry.make, entry.validate(options), space=space)
+        found = [regrets(make, space, figures, seed) for seed in range(seeds)]
         seconds = (time.perf_counter() - started) / seeds
         by_budget = {n: interval(column) for n, column in zip(BUDGETS, zip(*found, strict=True), strict=True)}
         rows.append(

@@ -17,7 +17,7 @@ Code = Literal["options", "indices"]
 class Table:
     """Metrics of an architecture as a file has them: CSV, JSON, Parquet, or a pickle without code.
 
-    path: .csv, .json, .parquet or .pickle. metrics: column -> "max" or "min", or with a unit "max %".
+    path: .csv, .json, .parquet or .pickle. metrics: column -> direction and unit: "max %", "min ms".
     architecture: the column that says which one it is: the options separated by blanks in the order of the
     space's choices, or a dictionary choice -> option. code: "indices" where it has the options' positions
     instead, as digits ("0212") or separated by blanks. seed: the column that tells repetitions apart.
@@ -102,10 +102,8 @@ class Table:
 
 def _metrics(name: str, text: str, seeds: Sequence[str]) -> list[Metric]:
     direction, _, unit = text.partition(" ")
-    if direction not in ("max", "min"):
-        raise ConfigError(
-            f"table: metric '{name}' is 'max' or 'min', with a unit if it has one, not '{text}'"
-        )
+    if direction not in ("max", "min") or not unit.strip():
+        raise ConfigError(f"table: metric '{name}' is 'max' or 'min' and a unit, as in 'max %', not '{text}'")
     several = [f".{seed}" for seed in seeds] if len(seeds) > 1 else []
     return [Metric(f"{name}.table{end}", unit.strip(), direction) for end in ("", *several)]  # type: ignore[arg-type]
 
@@ -160,20 +158,19 @@ def _architecture(written: Any, choices: Sequence[Choice], code: Code) -> Archit
 
 
 def _by_index(choice: Choice, written: Any) -> Option:
-    try:
-        position = int(written)
-    except (TypeError, ValueError):
-        position = -1
-    if not 0 <= position < len(choice.options):
+    text = str(written)  # not int(1.7), which would be 1
+    if not (text.isascii() and text.isdigit() and int(text) < len(choice.options)):
         raise SpaceError(
             f"choice '{choice.name}' has options 0 to {len(choice.options) - 1}, not '{written}'"
         )
-    return choice.options[position]
+    return choice.options[int(text)]
 
 
 def _by_name(choice: Choice, written: Any) -> Option:
-    """The option itself, or the one that is written like it: a CSV has text where the space may have numbers."""
-    if written in choice.options and not isinstance(written, str):
-        return choice.options[choice.index(written)]
+    """The option that is written like this: a CSV has text where the space may have numbers."""
     alike = [option for option in choice.options if str(option) == str(written)]
+    if len(alike) > 1:
+        raise SpaceError(
+            f"choice '{choice.name}' has {len(alike)} options written '{written}'; use code: indices"
+        )
     return alike[0] if alike else choice.options[choice.index(written)]

@@ -101,6 +101,11 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
+def _bytearray(data: Any = b"", *_: Any) -> bytearray:
+    # of a number it would be that many zeros, which can fill the memory
+    return bytearray(data.encode("latin1") if isinstance(data, str) else bytes(memoryview(data)))
+
+
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Any:
     return _from_bytes(data, dtype, shape, order)
 
@@ -108,7 +113,8 @@ def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Any:
 _NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
-    ("builtins", "bytearray"): bytearray,
+    ("builtins", "bytes"): lambda *data: bytes(_bytearray(*data)),  # the oldest protocols' b""
+    ("builtins", "bytearray"): _bytearray,
     ("builtins", "complex"): complex,
     ("_codecs", "encode"): _encode,
     ("numpy", "dtype"): _Dtype,
@@ -118,8 +124,6 @@ for _core in ("numpy.core", "numpy._core"):
     _NAMES[f"{_core}.multiarray", "scalar"] = _scalar
     _NAMES[f"{_core}.multiarray", "_reconstruct"] = _Array
     _NAMES[f"{_core}.numeric", "_frombuffer"] = _frombuffer
-# bytearray(10**12) would fill the memory: it is only made from bytes
-_NAMES["builtins", "bytearray"] = lambda data=b"", *_: bytearray(data if isinstance(data, bytes) else b"")
 
 
 class _Unpickler(pickle.Unpickler):
