@@ -27,6 +27,7 @@ class _Allowed:
     """What a pickle gets for an admitted name: it can be called, and can be neither changed nor looked into."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         object.__setattr__(self, "_function", function)

@@ -121,7 +121,7 @@ def test_a_space_larger_than_the_pool_is_searched():
 
 def test_a_cost_that_no_estimator_measures_is_named():
     strategy = Surrogate(Toy(), random.Random(0), costs=["latency"])
-    with pytest.raises(ConfigError, match="costs names 'latency', which trial 0 has not.*it has macs"):
+    with pytest.raises(ConfigError, match=r"costs names 'latency', which trial 0 has not.*it has macs"):
         run(strategy, 1)
 
 
