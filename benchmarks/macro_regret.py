@@ -11,6 +11,7 @@ and its 95 % interval (normal approximation); the result lands in benchmarks/res
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import platform
 import statistics
@@ -20,8 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from archloom.architecture import Architecture
 from archloom.engine import Limits, Search
+from archloom.latency import setting_of
 from archloom.measuring import Here, Outcome
 from archloom.objective import Objective
 from archloom.plugins import Host
@@ -95,7 +99,11 @@ def main(seeds: int) -> None:
         "date": time.strftime("%Y-%m-%d"),
         "seeds": seeds,
         "protocol": "select by the first training, score by the mean of three, regret in percentage points",
-        "python": platform.python_version(),
+        "processor": setting_of(torch.device("cpu"), 1).device,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("numpy", "scikit-learn")},
+        },
         "rows": rows,
     }
     path = Path(__file__).parent / "results" / "macro_regret.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ Floats = NDArray[np.float64]
 
 class Surrogate:
     """`initial` random architectures, then batches of the highest mean + kappa * sigma, the model refitted for each.
+
+    What is modelled is a score's rank among those observed, as a quantile of the standard normal: a few networks that
+    fail badly would otherwise bend the whole line (Salinas, Shen, Perrone: A Quantile-based Approach for
+    Hyperparameter Transfer Learning, ICML 2020, section 4).
 
     initial, batch, kappa: as above; sigma is the model's own uncertainty of the mean and its noise together.
     costs: metrics of the trials that are sums over the decisions, such as macs or params. Their logarithms are
@@ -85,10 +90,9 @@ class Surrogate:
         if not fresh:
             return []
         X = self.encoding.of([trial.architecture for trial in ok])
-        y = np.array([trial.score for trial in ok], dtype=float)
-        spread = float(y.std()) or 1.0
+        y = normal_scores([trial.score or 0.0 for trial in ok])
         rows = rows[fresh]
-        judge = BayesianRidge().fit(self._features(X), (y - y.mean()) / spread)
+        judge = BayesianRidge().fit(self._features(X), y)
         mean, sigma = judge.predict(self._features(rows), return_std=True)
         order = np.argsort(-(mean + self.kappa * sigma), kind="stable")
         allowed = (candidates[fresh[n]] for n in order if not violations(self.space, candidates[fresh[n]]))
@@ -126,6 +130,14 @@ class Surrogate:
         options = itertools.product(*(choice.options for choice in self.space.choices))
         found = [Architecture(dict(zip(names, chosen, strict=True))) for chosen in options]
         return found, self.encoding.of(found)
+
+
+def normal_scores(values: Sequence[float]) -> Floats:
+    """(n,): each value's rank as a quantile of the standard normal; equal values share their mean rank."""
+    _, inverse, counts = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # from 1
+    quantile = NormalDist().inv_cdf
+    return np.array([quantile((ranks[n] - 0.5) / len(values)) for n in inverse])
 
 
 class OneHot:

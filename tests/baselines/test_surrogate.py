@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import norm, rankdata
 from sklearn.linear_model import BayesianRidge
 
 from archloom import testing
@@ -14,7 +15,7 @@ from archloom.plugins import Host
 from archloom.space import sample
 from archloom.trial import Trial
 from archloom_baselines import Surrogate
-from archloom_baselines.surrogate import OneHot
+from archloom_baselines.surrogate import OneHot, normal_scores
 
 
 class Toy:
@@ -62,14 +63,21 @@ def test_a_batch_is_the_highest_mean_plus_kappa_sigma_of_what_is_not_yet_measure
     space = Toy(length=4)
     strategy = Surrogate(space, random.Random(1), initial=12, batch=4, kappa=0.7)
     measured = run(strategy, 12)
-    y = np.array([quality(one) for one in measured])
+    y = norm.ppf((rankdata([quality(one) for one in measured]) - 0.5) / 12)
     hot = lambda one: [float(one[c.name] == option) for c in space.choices for option in c.options]
-    model = BayesianRidge().fit(np.array([hot(one) for one in measured]), (y - y.mean()) / y.std())
+    model = BayesianRidge().fit(np.array([hot(one) for one in measured]), y)
     everything = [Architecture({f"d{i}": n // 3**i % 3 for i in range(4)}) for n in range(81)]
     left = [one for one in everything if one not in measured]
     mean, sigma = model.predict(np.array([hot(one) for one in left]), return_std=True)
     best = sorted(zip(mean + 0.7 * sigma, range(len(left)), strict=True), reverse=True)[:4]
     assert [strategy.propose() for _ in range(4)] == [left[n] for _, n in best]
+
+
+def test_scores_become_quantiles_of_their_ranks():
+    values = [3.0, -1e9, 3.0, 3.5, 7.0, 3.0, 7.0]
+    expected = norm.ppf((rankdata(values) - 0.5) / len(values))
+    np.testing.assert_allclose(normal_scores(values), expected, atol=1e-12)
+    np.testing.assert_allclose(normal_scores([2.0, 2.0]), [0.0, 0.0], atol=1e-12)
 
 
 def test_nothing_is_proposed_twice_and_the_space_ends():
