@@ -1,0 +1,157 @@
+"""A Bayesian linear model on the decisions, and proposals by its upper confidence bound."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archloom.architecture import Architecture
+from archloom.errors import ConfigError
+from archloom.space import SearchSpace, mutate, sample, size, violations
+from archloom.trial import Trial
+
+Floats = NDArray[np.float64]
+
+
+class Surrogate:
+    """`initial` random architectures, then batches of the highest mean + kappa * sigma, the model refitted for each.
+
+    What is modelled is a score's rank among those observed, as a quantile of the standard normal: a few networks that
+    fail badly would otherwise bend the whole line (Salinas, Shen, Perrone: A Quantile-based Approach for
+    Hyperparameter Transfer Learning, ICML 2020, section 4).
+
+    initial, batch, kappa: as above; sigma is the model's own uncertainty of the mean and its noise together.
+    costs: metrics of the trials that are sums over the decisions, such as macs or params. Their logarithms are
+        features beside the one-hot decisions. What an unmeasured architecture costs is learnt from the measured
+        ones by least squares, exactly once their decisions span the space, so nothing is built or counted here.
+    pool: how many architectures are judged. A space that is not larger is judged whole; of a larger one, half are
+        random and half are mutants of the best.
+
+    With several objectives the first one is modelled. Infeasible and failed trials tell the model only what they
+    cost. The model is scikit-learn's BayesianRidge (MacKay, Neural Computation 4(3), 1992; Tipping, JMLR 1, 2001).
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        rng: random.Random,
+        *,
+        initial: int = 10,
+        batch: int = 5,
+        kappa: float = 0.5,
+        costs: list[str] | None = None,
+        pool: int = 10_000,
+    ) -> None:
+        if initial < 2 or batch < 1 or pool < batch:
+            raise ConfigError(
+                "surrogate: initial must be at least 2, batch at least 1 and pool at least the batch, "
+                f"not {initial}, {batch} and {pool}"
+            )
+        self.space, self.rng = space, rng
+        self.initial, self.batch, self.kappa, self.pool = initial, batch, kappa, pool
+        self.costs = tuple(costs or ())
+        self.encoding = OneHot(space)
+        self.whole = self._enumerated() if size(space) <= pool else None
+        self.proposed: dict[Architecture, None] = {}  # in order: a set's order differs between processes
+        self.observed: dict[Architecture, Trial] = {}
+        self.queue: list[Architecture] = []
+
+    def propose(self) -> Architecture | None:
+        if not self.queue:
+            ok = [trial for trial in self.observed.values() if trial.score is not None]
+            ready = len(self.proposed) >= min(self.initial, size(self.space)) and len(ok) >= 2
+            self.queue = self._promising(ok) if ready else [sample(self.space, self.rng)]
+        if not self.queue:
+            return None
+        self.proposed[self.queue[0]] = None
+        return self.queue.pop(0)
+
+    def observe(self, trial: Trial) -> None:
+        for name in self.costs if trial.score is not None else ():
+            if not trial.metrics.get(name, 0.0) > 0.0:
+                raise ConfigError(
+                    f"surrogate: costs names '{name}', which trial {trial.number} has not, or not above 0; it has "
+                    f"{', '.join(trial.metrics) or 'no metrics'}. Add the estimator, or leave it out"
+                )
+        self.observed[trial.architecture] = trial
+
+    def _promising(self, ok: Sequence[Trial]) -> list[Architecture]:
+        """The batch: of those never proposed the highest mean + kappa * sigma, ties in the pool's order."""
+        from sklearn.linear_model import BayesianRidge  # takes a second, which only its users should spend
+
+        candidates, rows = self._candidates(ok)
+        fresh = [n for n, one in enumerate(candidates) if one not in self.proposed]
+        if not fresh:
+            return []
+        X = self.encoding.of([trial.architecture for trial in ok])
+        y = normal_scores([trial.score or 0.0 for trial in ok])
+        rows = rows[fresh]
+        judge = BayesianRidge().fit(self._features(X), y)
+        mean, sigma = judge.predict(self._features(rows), return_std=True)
+        order = np.argsort(-(mean + self.kappa * sigma), kind="stable")
+        allowed = (candidates[fresh[n]] for n in order if not violations(self.space, candidates[fresh[n]]))
+        return list(itertools.islice(allowed, self.batch))
+
+    def _features(self, X: Floats) -> Floats:
+        """(n, one-hot) -> (n, one-hot + costs)."""
+        return np.hstack([X, *(self._log_cost(name, X)[:, None] for name in self.costs)])
+
+    def _log_cost(self, name: str, X: Floats) -> Floats:
+        """(n, one-hot) -> (n,): the logarithm of a cost relative to the mean of those known."""
+        known = [trial for trial in self.observed.values() if trial.metrics.get(name, 0.0) > 0.0]
+        costs = np.array([trial.metrics[name] for trial in known])
+        design = self.encoding.of([trial.architecture for trial in known])
+        # relative and centred: of the many solutions while decisions are few, lstsq takes the most even one
+        offset = design.mean(0)
+        weights = np.linalg.lstsq(design - offset, costs / costs.mean() - 1.0, rcond=1e-9)[0]
+        predicted = 1.0 + (X - offset) @ weights
+        # an extrapolation may fall below anything possible, where the logarithm ends
+        return np.log(np.maximum(predicted, 0.5 * costs.min() / costs.mean()))
+
+    def _candidates(self, ok: Sequence[Trial]) -> tuple[list[Architecture], Floats]:
+        if self.whole is not None:
+            return self.whole
+        best = sorted(ok, key=lambda trial: (-(trial.score or 0.0), trial.number))[: self.batch]
+        pool = [sample(self.space, self.rng) for _ in range(self.pool - self.pool // 2)]
+        for _ in range(self.pool // 2):
+            mutant = mutate(self.space, self.rng.choice(best).architecture, self.rng)
+            pool.append(mutate(self.space, mutant, self.rng) if self.rng.random() < 0.5 else mutant)
+        pool = list(dict.fromkeys(pool))
+        return pool, self.encoding.of(pool)
+
+    def _enumerated(self) -> tuple[list[Architecture], Floats]:
+        names = [choice.name for choice in self.space.choices]
+        options = itertools.product(*(choice.options for choice in self.space.choices))
+        found = [Architecture(dict(zip(names, chosen, strict=True))) for chosen in options]
+        return found, self.encoding.of(found)
+
+
+def normal_scores(values: Sequence[float]) -> Floats:
+    """(n,): each value's rank as a quantile of the standard normal; equal values share their mean rank."""
+    _, inverse, counts = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # from 1
+    quantile = NormalDist().inv_cdf
+    return np.array([quantile((ranks[n] - 0.5) / len(values)) for n in inverse])
+
+
+class OneHot:
+    """Architectures as rows of zeros and ones, a column for each option of each choice."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.columns: dict[tuple[str, Any], int] = {}
+        for choice in space.choices:
+            for option in choice.options:
+                self.columns[choice.name, option] = len(self.columns)
+
+    def of(self, architectures: Sequence[Architecture]) -> Floats:
+        """(n, columns)."""
+        rows = np.zeros((len(architectures), len(self.columns)))
+        for row, architecture in enumerate(architectures):
+            rows[row, [self.columns[decision] for decision in architecture.items()]] = 1.0
+        return rows
