@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from archloom.resolve import model_parts
 from archloom.training import Recipe, train
 from archloom.zoo import architecture_document
 from archloom_fbnet import FBNetSpace
+from archloom_vision.digits import digits
 from toys import host, state_of
 
 
@@ -371,8 +374,6 @@ def test_6_parts_of_a_users_own_file_make_a_model_that_the_trainer_trains(tmp_pa
     file = tmp_path / "my_parts.py"
     file.write_text(MY_PARTS)
     own = Host(files=[file])
-    from archloom_vision.digits import digits
-
     task = digits(train_size=200)
     config = {
         "backbone": {"type": "Stripes", "width": 16},
@@ -385,6 +386,42 @@ def test_6_parts_of_a_users_own_file_make_a_model_that_the_trainer_trains(tmp_pa
     recipe = Recipe(epochs=6, batch_size=16, lr=0.03, optimizer="adamw")
     epochs = list(train(model, task, recipe, seed=0))
     assert epochs[-1].metrics["loss"] < 0.85 * epochs[0].metrics["loss"]
+
+
+# -- 8: like a model that was found ----------------------------------------------------------------------
+
+
+def test_8_a_configured_model_is_counted_trained_saved_and_loaded_like_a_found_one(tmp_path):
+    task = digits(train_size=80)
+    config = {"backbone": {"type": "Tiny", "width": 3}, "head": "LinearClsHead"}
+    model = build_model(config, task, HOST)
+    found = archloom.count(model, (1, 8, 8))
+    # the convolutions: 1 -> 3 over 8 x 8, 3 -> 6 over 4 x 4; the head: 6 -> 10
+    assert found.params == (9 * 3 + 3) + (9 * 3 * 6 + 6) + (6 * 10 + 10)
+    assert found.macs == 9 * 3 * 64 + 9 * 3 * 6 * 16 + 60
+    list(train(model, task, Recipe(epochs=1, batch_size=16), seed=0, folder=tmp_path))
+    again = build_model(config, task, HOST, seed=1)
+    archloom.load_weights(again, tmp_path / "best.pt")
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(again.eval()(images), model.eval()(images))
+
+
+# -- 9: the worked example, as printed -------------------------------------------------------------------
+
+
+def test_9_the_file_that_the_page_prints_registers_what_ships_as_resnet_cifar(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    (printed,) = re.findall(r"write_text\('''\n(.*?)'''\)", page, re.S)
+    (tmp_path / "printed_parts.py").write_text(printed)
+    own = Host(files=[tmp_path / "printed_parts.py"])
+    theirs, shipped = (
+        build_model({"backbone": {"type": name, "depth": 18}}, Pictures(), own).eval()
+        for name in ("SmallImageResNet", "ResNet_CIFAR")
+    )
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(theirs(images), shipped(images))
+    with pytest.raises(ConfigError, match="has a stem of its own; leave deep_stem out"):
+        build_model({"backbone": {"type": "SmallImageResNet", "deep_stem": True}}, Pictures(), own)
 
 
 # -- a loss that sees the images -------------------------------------------------------------------------

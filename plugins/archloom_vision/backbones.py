@@ -241,7 +241,12 @@ class TimmBackbone(Extractor):
             return features.permute(0, 3, 1, 2) if channels_last else features
         if not hasattr(self.network, "forward_intermediates"):
             raise ConfigError(f"{self.who} gives no feature map (N, C, H, W); choose another network")
-        (only,) = self.network.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
+        try:
+            (only,) = self.network.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
+        except (AssertionError, TypeError) as error:
+            raise ConfigError(
+                f"{self.who} cannot normalize its map ({error}); take it as it is, by out_indices: -1"
+            ) from error
         return only
 
 

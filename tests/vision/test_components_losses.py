@@ -213,5 +213,5 @@ def test_5_a_configuration_names_a_teacher_and_its_weights(tmp_path):
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"alpha": 1.5}])
 def test_5_a_distillation_that_cannot_be_meant_is_refused(options):
-    with pytest.raises(ConfigError, match="temperature must be positive and alpha in 0..1"):
+    with pytest.raises(ConfigError, match=r"temperature must be positive and alpha in 0..1"):
         DistillationLoss(**options)
