@@ -36,8 +36,9 @@ class Model(nn.Module):
         self.weight_formats: tuple[WeightFormat, ...] = ()
 
     def forward(self, x: Tensor, *selection: Any) -> Tensor:
-        if self.training and hasattr(self.loss, "see"):
-            self.loss.see(x)
+        see: Any = getattr(self.loss, "see", None)
+        if self.training and see is not None:
+            see(x)
         return self.head(self.neck(self.backbone(x, *selection)))
 
     def extract(self, architecture: Architecture) -> Model:
@@ -148,8 +149,9 @@ def _check_loss(loss: nn.Module, shape: tuple[int, int, int], num_classes: int) 
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of shapes that broadcast: what comes of it is judged below
-            if hasattr(tried, "see"):
-                tried.see(torch.zeros(2, *shape))
+            see: Any = getattr(tried, "see", None)
+            if see is not None:
+                see(torch.zeros(2, *shape))
             value = tried(logits, labels)
     except ArchloomError:
         raise

@@ -171,8 +171,9 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
                 last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
-                if isinstance(getattr(last, "weight", None), nn.Parameter):
-                    nn.init.zeros_(last.weight)
+                weight = getattr(last, "weight", None)
+                if isinstance(weight, nn.Parameter):
+                    nn.init.zeros_(weight)
 
     def stem(self, x: Tensor) -> Tensor:
         """What the first stage is given."""
