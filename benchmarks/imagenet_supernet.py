@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 
 import torch
-from archloom_fbnet import FBNet, FBNetSpace
 
 from archloom.latency import setting_of
 from archloom.model import ModelParts
 from archloom.plugins import Host
 from archloom.ranks import Ranks
+from archloom_fbnet import FBNet, FBNetSpace
 
 
 def main(batch: int) -> None:
@@ -43,13 +43,18 @@ def main(batch: int) -> None:
         unit_steps=1,
     )
     # units of one step: two of a weight pass, then two of a pass for theta
-    steps = {phase: [unit for unit in method.plan if unit.phase == phase][:2] for phase in ("weights", "theta")}
+    steps = {
+        phase: [unit for unit in method.plan if unit.phase == phase][:2] for phase in ("weights", "theta")
+    }
     rows = []
     for unit in [*steps["weights"], *steps["theta"]]:
         started = time.perf_counter()
         metrics = method._run(unit)
         rows.append({"phase": unit.phase, "seconds": round(time.perf_counter() - started, 2)})
-        print(f"{unit.phase:8s} step: {rows[-1]['seconds']:.2f} s, CE {metrics[f'{unit.phase}.ce']:.4f}", flush=True)
+        print(
+            f"{unit.phase:8s} step: {rows[-1]['seconds']:.2f} s, CE {metrics[f'{unit.phase}.ce']:.4f}",
+            flush=True,
+        )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory {peak:.2f} GiB at batch {batch}")
     document = {

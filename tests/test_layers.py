@@ -14,11 +14,11 @@ ROOT = Path(__file__).parent.parent
 CORE, PLUGINS = ROOT / "core" / "archloom", ROOT / "plugins"
 
 ROWS = [  # from the bottom up; a module imports from its own row and from those below
-    "randomness trial errors architecture ops ranks",
+    "randomness trial errors architecture ops ranks losses",
     "cost latency model space supernet task run",
     "strategy estimator objective training report",
     "engine measuring fitting verdict",
-    "hookspecs plugins config resolve environment workers zoo session retraining progress testing __init__",
+    "hookspecs plugins config resolve environment workers zoo assembly session retraining progress testing __init__",
     "cli __main__",
 ]
 ROW = {module: number for number, row in enumerate(ROWS) for module in row.split()}

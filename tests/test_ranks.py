@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from archloom_fbnet.method import FBNet
-from archloom_fbnet.space import FBNetSpace
 from torch import distributed as dist
 from torch import multiprocessing as mp
 
@@ -19,6 +17,8 @@ from archloom.model import ModelParts
 from archloom.plugins import Host
 from archloom.randomness import torch_rng
 from archloom.ranks import Ranks
+from archloom_fbnet.method import FBNet
+from archloom_fbnet.space import FBNetSpace
 
 CONFIG = {
     "space": {"type": "fbnet", "form": "small", "in_channels": 1, "candidates": ["ir_k3_e1", "skip"]},

@@ -346,7 +346,9 @@ def info(
         print(json.dumps(kernels_info(), indent=1))
         return
     if source is None:
-        raise ConfigError("which network? Name one (archloom info fbnet_a), a file or a run folder; or ask for --kernels")
+        raise ConfigError(
+            "which network? Name one (archloom info fbnet_a), a file or a run folder; or ask for --kernels"
+        )
     from .config import override
     from .cost import MACS, count
     from .zoo import find

@@ -12,9 +12,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
     model_serializer,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -72,11 +74,31 @@ class Pick(_Strict):
 
 
 class ModelConfig(_Strict):
-    """Neck, head and loss, by name."""
+    """Backbone, neck, head and loss, by name. The loss may stand inside the head: `head: {type: ..., loss: ...}`.
 
+    A search takes the backbone from its space; one that is named here makes a network of its own.
+    """
+
+    backbone: PartLike | None = None
     neck: PartLike = Part(type="GlobalAverage")
     head: PartLike = Part(type="LinearHead")
     loss: PartLike = Part(type="CrossEntropyLoss")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _loss_of_the_head(cls, data: Any) -> Any:
+        head = data.get("head") if isinstance(data, Mapping) else None
+        if not isinstance(head, Mapping) or "loss" not in head:
+            return data
+        if "loss" in data:
+            raise PydanticCustomError(
+                "loss", "the loss is named twice, by the model and by its head; keep one"
+            )
+        return {**data, "loss": head["loss"], "head": {k: v for k, v in head.items() if k != "loss"}}
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: part for key, part in dump(self).items() if part is not None}
 
 
 class Verdict(_Strict):
@@ -135,7 +157,10 @@ class SearchConfig(_Strict):
             "objectives",
             "constraints",
         )
-        identity = {name: whole[name] for name in (*names, "precision", "threads", "order", "recipe", "verdict", "pick")}
+        identity = {
+            name: whole[name]
+            for name in (*names, "precision", "threads", "order", "recipe", "verdict", "pick")
+        }
         return identity | {"window": self.open_trials if self.order == "submitted" else self.window}
 
     @property
@@ -154,11 +179,24 @@ def parse_config(data: Any, where: str = "the configuration") -> SearchConfig:
         raise ConfigError("\n".join(_explain(problem, where) for problem in error.errors())) from None
 
 
-def _explain(problem: Any, where: str) -> str:
+def parse_model(data: Any, where: str = "the model") -> ModelConfig:
+    """A `ModelConfig` from plain data; errors as of `parse_config`."""
+    if isinstance(data, ModelConfig):
+        return data
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} must be a mapping of backbone, neck, head and loss, not {data!r}")
+    try:
+        return ModelConfig.model_validate(data)
+    except ValidationError as error:
+        told = [_explain(problem, where, ModelConfig) for problem in error.errors()]
+        raise ConfigError("\n".join(told)) from None
+
+
+def _explain(problem: Any, where: str, root: Any = None) -> str:
     path = [str(part) for part in problem["loc"]]
     name = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        known = _keys(path[:-1])
+        known = _keys(path[:-1], SearchConfig if root is None else root)
         near = nearest(path[-1], known)
         hint = f"did you mean '{near}'?" if near else f"known keys: {', '.join(known)}."
         return f"{where}: unknown key '{name}'; {hint}"
@@ -167,9 +205,8 @@ def _explain(problem: Any, where: str) -> str:
     return f"{where}: '{name}' = {problem['input']!r}: {problem['msg']}"
 
 
-def _keys(path: Iterable[str]) -> list[str]:
-    """The keys that the configuration knows inside `path`."""
-    model: Any = SearchConfig
+def _keys(path: Iterable[str], model: Any) -> list[str]:
+    """The keys that `model`, a configuration, knows inside `path`."""
     for part in path:
         field = getattr(model, "model_fields", {}).get(part)
         of = () if field is None else (field.annotation, *get_args(field.annotation))  # Pick | None

@@ -87,7 +87,7 @@ def _load(path: Path) -> str:
             or f"{path.name} is not there: this installation has not compiled it"
         )
     try:
-        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
+        torch.ops.load_library(str(path))
     except OSError as error:
         return f"{path.name} cannot be loaded: {error}"
     return ""

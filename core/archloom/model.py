@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from .architecture import Architecture
-from .errors import ConfigError
+from .errors import ArchloomError, ConfigError
 from .randomness import forked_rng
 from .space import SearchSpace, WeightFormat, check, input_shape, weight_formats
 from .task import Task
@@ -22,7 +23,10 @@ from .task import Task
 class Model(nn.Module):
     """backbone -> neck -> head gives the logits; `loss(logits, targets)` a scalar.
 
-    The backbone is a network or a supernet: `model(x, selection)` hands the selection to it alone.
+    The backbone is a network or a supernet: `model(x, selection)` hands the selection to it alone. It gives one
+    feature map (N, C, H, W), or several as a tuple, from which the neck makes (N, C'), or a tuple of these.
+    A loss that needs the images themselves, as for a teacher, has a method `see(images)`, which is called in
+    each forward of a training.
     `weight_formats`: how other implementations name the same tensors, as the backbone's space knows them.
     """
 
@@ -32,6 +36,9 @@ class Model(nn.Module):
         self.weight_formats: tuple[WeightFormat, ...] = ()
 
     def forward(self, x: Tensor, *selection: Any) -> Tensor:
+        see: Any = getattr(self.loss, "see", None)
+        if self.training and see is not None:
+            see(x)
         return self.head(self.neck(self.backbone(x, *selection)))
 
     def extract(self, architecture: Architecture) -> Model:
@@ -40,11 +47,20 @@ class Model(nn.Module):
         return Model(backbone, *(copy.deepcopy(part) for part in (self.neck, self.head, self.loss)))
 
 
-class GlobalAverage(nn.Module):
-    """(N, C, H, W) -> (N, C), the mean over the image."""
+Features = Tensor | tuple[Tensor, ...]
+"""What backbones and necks give: one tensor, or several of different depth, the deepest last."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
+
+def deepest(features: Features) -> Tensor:
+    """The last of several, or the only one: what a head classifies by."""
+    return features if isinstance(features, Tensor) else features[-1]
+
+
+class GlobalAverage(nn.Module):
+    """(N, C, H, W) -> (N, C), the mean over the image; of a tuple, each by itself."""
+
+    def forward(self, x: Features) -> Features:
+        return x.mean((2, 3)) if isinstance(x, Tensor) else tuple(each.mean((2, 3)) for each in x)
 
 
 class LinearHead(nn.Module):
@@ -54,21 +70,21 @@ class LinearHead(nn.Module):
         super().__init__()
         self.dropout, self.fc = nn.Dropout(dropout), nn.Linear(in_channels, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.dropout(x))
+    def forward(self, x: Features) -> Tensor:
+        return self.fc(self.dropout(deepest(x)))
 
 
 @dataclass(frozen=True)
 class ModelParts:
-    """How a backbone becomes a model: factories for neck, head and loss.
+    """How a backbone becomes a model: neck, head and loss, each a factory or a module to be copied.
 
     The head's factory takes (in_channels, num_classes); in_channels is what backbone and neck give,
     found by a trace that computes nothing.
     """
 
-    neck: Callable[[], nn.Module] = GlobalAverage
-    head: Callable[[int, int], nn.Module] = LinearHead
-    loss: Callable[[], nn.Module] = nn.CrossEntropyLoss
+    neck: Callable[[], nn.Module] | nn.Module = GlobalAverage
+    head: Callable[[int, int], nn.Module] | nn.Module = LinearHead
+    loss: Callable[[], nn.Module] | nn.Module = nn.CrossEntropyLoss
 
     def assemble(
         self,
@@ -79,18 +95,87 @@ class ModelParts:
         seed: int = 0,
         selection: tuple[Any, ...] = (),
     ) -> Model:
-        """A model for images of `shape` (C, H, W); `selection` is one that a supernet can be traced with."""
+        """A model for images of `shape` (C, H, W); `selection` is one that a supernet can be traced with.
+
+        Parts that do not fit one another are refused with a ConfigError that names the part and the shapes.
+        """
         if num_classes < 1:
             raise ConfigError(f"num_classes must be at least 1, not {num_classes}")
+        with evaluating(backbone), torch.no_grad():
+            maps = call_on_meta(_Bound(backbone, selection), torch.empty(1, *shape, device="meta"))
         with forked_rng(seed, "neck and head"):
-            neck = self.neck()
-            features = output_shape(nn.Sequential(_Bound(backbone, selection), neck), shape)
-            if len(features) != 2:
+            neck = _made(self.neck)
+            features = _traced("neck", neck, maps, f"what the backbone {type(backbone).__name__} gives")
+            if not isinstance(features, Tensor | tuple) or deepest(features).ndim != 2:
                 raise ConfigError(
-                    f"the neck {type(neck).__name__} gives a tensor of shape {features}; a head takes (N, C)"
+                    f"the neck {type(neck).__name__} gives a tensor of shape {shapes(features)}; a head takes (N, C)"
                 )
-            head = self.head(features[1], num_classes)
-        return Model(backbone, neck, head, self.loss())
+            head = _made(self.head, deepest(features).shape[1], num_classes)
+            logits = _traced("head", head, features, f"what the neck {type(neck).__name__} gives")
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, num_classes):
+            raise ConfigError(
+                f"the head {type(head).__name__} gives a tensor of shape {shapes(logits)} for one image; "
+                f"there are {num_classes} classes, so that it must give (1, {num_classes})"
+            )
+        loss = _made(self.loss)
+        _check_loss(loss, shape, num_classes)
+        return Model(backbone, neck, head, loss)
+
+
+def _made(part: Callable[..., nn.Module] | nn.Module, *arguments: int) -> nn.Module:
+    return copy.deepcopy(part) if isinstance(part, nn.Module) else part(*arguments)
+
+
+def _traced(kind: str, part: nn.Module, inputs: Any, giver: str) -> Any:
+    """What a part makes of meta tensors; a ConfigError with its name and the shapes where it cannot take them."""
+    try:
+        with evaluating(part), torch.no_grad():
+            return call_on_meta(part, inputs)
+    except ArchloomError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"the {kind} {type(part).__name__} cannot take {giver}, of shape {shapes(inputs)}: {error}"
+        ) from error
+
+
+def _check_loss(loss: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
+    """Try the loss on two images' logits and labels, unless nothing has numbers here (on the meta device)."""
+    if torch.get_default_device().type == "meta":
+        return
+    tried = copy.deepcopy(loss)  # it may count its calls
+    logits, labels = torch.zeros(2, num_classes), torch.zeros(2, dtype=torch.long)
+    told = f"the loss {type(loss).__name__} cannot take logits (2, {num_classes}) and labels (2,)"
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of shapes that broadcast: what comes of it is judged below
+            see: Any = getattr(tried, "see", None)
+            if see is not None:
+                see(torch.zeros(2, *shape))
+            value = tried(logits, labels)
+    except ArchloomError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{told}: {type(error).__name__}: {error}") from error
+    if not isinstance(value, Tensor) or value.ndim:
+        raise ConfigError(
+            f"the loss {type(loss).__name__} gives a tensor of shape {shapes(value)} and not one number; "
+            "take the reduction 'mean' or 'sum'"
+        )
+
+
+def shapes(value: Any) -> str:
+    """The shape of a tensor, or those of a tuple's, as text."""
+    if isinstance(value, Tensor):
+        return str(tuple(value.shape))
+    return f"[{', '.join(map(shapes, value))}]" if isinstance(value, tuple | list) else type(value).__name__
+
+
+def topk_accuracy(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1,)) -> dict[str, float]:
+    """{"top1": %, ...}: how many labels (N,) are among the k largest of their logits (N, classes)."""
+    ranked = logits.topk(max(topk), dim=1).indices
+    hits = ranked == labels[:, None]  # (N, max k)
+    return {f"top{k}": 100 * float(hits[:, :k].any(1).float().mean()) for k in topk}
 
 
 def assemble(

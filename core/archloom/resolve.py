@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from .config import ModelConfig, Part, SearchConfig
 from .errors import ArchloomError, ConfigError, UnknownName
@@ -99,30 +99,55 @@ def device_of(name: str) -> torch.device:
 
 
 def model_parts(host: Host, config: ModelConfig) -> ModelParts:
-    """Neck, head and loss by name, their options checked."""
+    """Neck, head and loss by name, their options checked. They stand behind a space's networks.
 
-    def factory(kind: str, part: Part, **positions: str) -> Any:
-        entry = _component(host, kind, part.type)
-        options = entry.validate(part.options, f"{kind} '{part.type}'")
-        return entry, options
-
-    neck, neck_options = factory("neck", config.neck)
-    head, head_options = factory("head", config.head)
-    loss, loss_options = factory("loss", config.loss)
-    return ModelParts(
-        neck=partial(neck.make, neck_options),
-        head=lambda in_channels, num_classes: head.make(
-            head_options, in_channels=in_channels, num_classes=num_classes
-        ),
-        loss=partial(loss.make, loss_options),
-    )
+    `in_channels` and `num_classes` may stand among the head's options; they are compared with what is found.
+    """
+    if config.backbone is not None:
+        raise ConfigError(
+            f"model.backbone is '{config.backbone.type}', but here the search space supplies the backbone; leave it "
+            "out, or build a network without a space (archloom.assembly.build_model)"
+        )
+    neck = checked_component(host, "neck", config.neck)
+    loss = checked_component(host, "loss", config.loss)
+    return ModelParts(neck=neck, head=_head(host, config.head), loss=loss)
 
 
-def _component(host: Host, kind: str, name: str) -> Entry:
+def checked_component(host: Host, kind: str, part: Part) -> Maker:
+    """The maker of a component, its options checked."""
     known = [n.removeprefix(f"{kind}.") for n in host.names("component") if n.startswith(f"{kind}.")]
-    if name not in known:
-        raise UnknownName(kind, name, known)
-    return host.get("component", f"{kind}.{name}")
+    if part.type not in known:
+        raise UnknownName(kind, part.type, known)
+    entry = host.get("component", f"{kind}.{part.type}")
+    return Maker(entry, entry.validate(part.options, f"{kind} '{part.type}'"))
+
+
+def _head(host: Host, part: Part) -> Callable[[int, int], nn.Module]:
+    given = {name: part.options[name] for name in ("in_channels", "num_classes") if name in part.options}
+    own = {name: option for name, option in part.options.items() if name not in given}
+    maker = checked_component(host, "head", Part(type=part.type, options=own))
+    for name, number in given.items():
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ConfigError(
+                f"head '{part.type}': {name} must be a whole number of at least 1, not {number!r}"
+            )
+
+    def head(in_channels: int, num_classes: int) -> nn.Module:
+        found = {
+            "in_channels": (in_channels, "backbone and neck give", "channels"),
+            "num_classes": (num_classes, "the task has", "classes"),
+        }
+        for name, number in given.items():
+            actual, giver, unit = found[name]
+            if number != actual:
+                raise ConfigError(
+                    f"head '{part.type}': {name} = {number}, but {giver} {actual} {unit}; leave {name} out, "
+                    "since it is found"
+                )
+        module: nn.Module = maker(in_channels=in_channels, num_classes=num_classes)
+        return module
+
+    return head
 
 
 def make(host: Host, kind: Kind, part: Part) -> Any:

@@ -1,27 +1,34 @@
-"""Necks, heads and losses by name."""
+"""Backbones, necks, heads and losses by name."""
 
 from __future__ import annotations
 
-from typing import Literal
-
-from torch import nn
+from collections.abc import Callable
+from typing import Any
 
 import archloom
-from archloom.model import GlobalAverage, LinearHead
+from archloom.model import GlobalAverage
 
-
-def linear_head(in_channels: int, num_classes: int, *, dropout: float = 0.0) -> nn.Module:
-    """Dropout, then one linear layer."""
-    return LinearHead(in_channels, num_classes, dropout)
-
-
-def cross_entropy(*, label_smoothing: float = 0.0, reduction: Literal["mean", "sum"] = "mean") -> nn.Module:
-    """Cross entropy of logits against class indices or class probabilities."""
-    return nn.CrossEntropyLoss(label_smoothing=label_smoothing, reduction=reduction)
+from . import losses
+from .backbones import TimmBackbone, TorchvisionBackbone
+from .heads import HiddenClsHead, LinearClsHead, linear_head
+from .necks import GeneralizedMean, Identity
+from .resnet import ResNet, ResNetCIFAR
 
 
 @archloom.hookimpl
-def register_components(register):
+def register_components(register: Callable[[str, Callable[..., Any]], None]) -> None:
+    register("backbone.ResNet", ResNet)
+    register("backbone.ResNet_CIFAR", ResNetCIFAR)
+    register("backbone.torchvision", TorchvisionBackbone)
+    register("backbone.timm", TimmBackbone)
+    register("neck.Identity", Identity)
     register("neck.GlobalAverage", GlobalAverage)
+    register("neck.GlobalAveragePooling", GlobalAverage)
+    register("neck.GeneralizedMean", GeneralizedMean)
     register("head.LinearHead", linear_head)
-    register("loss.CrossEntropyLoss", cross_entropy)
+    register("head.LinearClsHead", LinearClsHead)
+    register("head.HiddenClsHead", HiddenClsHead)
+    register("loss.CrossEntropyLoss", losses.CrossEntropyLoss)
+    register("loss.BCEWithLogitsLoss", losses.BCEWithLogitsLoss)
+    register("loss.L1Loss", losses.L1Loss)
+    register("loss.DistillationLoss", losses.distillation_loss)

@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from conftest import needs_kernels
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archloom import kernels_bench, ops
+from conftest import needs_kernels
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)

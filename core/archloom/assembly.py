@@ -1,0 +1,138 @@
+"""A whole network from a `model:` section, without a search space: backbone, neck, head and loss by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from .config import ModelConfig, Part, parse_model
+from .errors import ArchloomError, ConfigError, UnknownName
+from .model import Model, evaluating, output_shape
+from .plugins import Host
+from .randomness import forked_rng
+from .resolve import checked_component, model_parts
+from .space import weight_formats
+from .task import Task
+from .zoo import Found, find
+
+ARCHITECTURE = "architecture"
+"""The backbone that is a network of a search space: `{type: architecture, name: ...}` or with `path`."""
+
+
+def read_model(path: str | Path) -> ModelConfig:
+    """The `model:` section of a YAML file, or the file itself where it is nothing but one."""
+    try:
+        data = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the model {path}: {error.strerror}") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    inner = data["model"] if isinstance(data, Mapping) and "model" in data else data
+    return parse_model(inner, str(path))
+
+
+def build_model(
+    config: ModelConfig | Mapping[str, Any] | str | Path,
+    task: Task,
+    host: Host | None = None,
+    *,
+    seed: int = 0,
+) -> Model:
+    """The network that a `model:` section (or a YAML file with one) means, for the images and classes of `task`.
+
+    Everything is looked up and checked before anything is built; parts that do not fit are refused with a
+    ConfigError that names the part and both shapes. Weights are drawn from `seed`.
+    """
+    if isinstance(config, str | Path):
+        config = read_model(config)
+    config, host = parse_model(config), host or Host()
+    if config.backbone is None:
+        raise ConfigError(
+            "the model names no backbone, and no search space supplies one here; "
+            "for example: backbone: {type: ResNet, depth: 50}"
+        )
+    parts = model_parts(host, config.model_copy(update={"backbone": None}))
+    name = f"backbone '{config.backbone.type}'"
+    with forked_rng(seed, "backbone"):
+        backbone, formats = _backbone(config.backbone, task, host)
+    channels, height, width = task.shape
+    with evaluating(backbone):
+        try:
+            output_shape(_First(backbone), (channels, height, width))
+        except ArchloomError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"{name} cannot take the images of task '{task.name}', of shape {(1, *task.shape)}: {error}"
+            ) from error
+    shape = (channels, height, width)
+    model = parts.assemble(backbone, shape=shape, num_classes=len(task.classes), seed=seed)
+    model.weight_formats = formats
+    return model
+
+
+class _First(nn.Module):
+    """A backbone cut down to the first of its maps, so that its shape can be asked for."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Any) -> Any:
+        maps = self.backbone(x)
+        return maps[0] if isinstance(maps, tuple) else maps
+
+
+def _backbone(part: Part, task: Task, host: Host) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The module, and the other implementations' weight formats that fit it."""
+    if part.type == ARCHITECTURE:
+        found = _found(part.options, task, host)
+        return found.space.build(found.architecture), weight_formats(found.space, found.architecture)
+    known = [n.removeprefix("backbone.") for n in host.names("component") if n.startswith("backbone.")]
+    if part.type not in known:
+        hint = f"A network of a search space is {{type: {ARCHITECTURE}, name: fbnet_a}}."
+        raise UnknownName("backbone", part.type, [*known, ARCHITECTURE], hint)
+    options, channels = dict(part.options), task.shape[0]
+    given = options.pop("in_channels", channels)
+    if given != channels:
+        raise ConfigError(
+            f"backbone '{part.type}': in_channels = {given}, but the images of task '{task.name}' have "
+            f"{channels} channels; leave in_channels out, since it is found"
+        )
+    maker = checked_component(host, "backbone", Part(type=part.type, options=options))
+    try:
+        return maker(in_channels=channels), ()
+    except ArchloomError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"backbone '{part.type}' cannot be made: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _found(options: Mapping[str, Any], task: Task, host: Host) -> Found:
+    """The architecture that a backbone's `name` or `path` means; the other options are its space's."""
+    own = dict(options)
+    name, path = own.pop("name", None), own.pop("path", None)
+    source = name if path is None else path
+    if source is None or (name is not None and path is not None):
+        raise ConfigError(
+            f"backbone '{ARCHITECTURE}' takes either a name (name: fbnet_a) or a file or run folder "
+            "(path: runs/mine/architecture.json)"
+        )
+    if path is not None and not Path(path).exists():
+        raise ConfigError(f"backbone '{ARCHITECTURE}': there is no architecture file or run folder {path}")
+    found, channels = find(str(source), host, own), task.shape[0]
+    takes = getattr(found.space, "in_channels", channels)
+    if takes != channels and path is None and "in_channels" not in own:
+        return find(str(source), host, {**own, "in_channels": channels})
+    if takes != channels:
+        raise ConfigError(
+            f"backbone '{ARCHITECTURE}' ({source}) takes {takes} channels, the images of task '{task.name}' "
+            f"have {channels}; give it in_channels: {channels}"
+        )
+    return found
