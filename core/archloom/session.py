@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from .randomness import derive_seed, python_rng
 from .ranks import Ranks, join, leave
 from .report import write_report
 from .resolve import Resolved, resolve
-from .run import Run, load_checkpoint, write_atomically, write_json
+from .run import Run, load_checkpoint, recorded, write_atomically, write_json
 from .space import input_shape
 from .strategy import Strategy, WeightSharing
 from .trial import Trial
@@ -259,7 +260,8 @@ class _Session:
                 model=r.parts,
                 device=r.device,
                 precision=config.precision,
-                recorded=self.recorded,
+                # the first rank alone makes it, so nothing is broadcast
+                recorded=partial(recorded, self.folder),
             )
         if isinstance(strategy, Strategy):
             return strategy
