@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from archloom import cli
+from archloom import cli, console
 
 PLUGIN = """
 import time
@@ -72,7 +72,7 @@ def _quiet():
     import warnings
 
     show = warnings.showwarning
-    cli._started.clear()
+    console._started.clear()
     yield
     warnings.showwarning = show
 
