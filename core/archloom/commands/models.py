@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..console import AsJson, Debug, PluginFiles, Sets, make_host, number, out, progress
+from ..console import AsJson, Debug, PluginFiles, Sets, number, out, progress, source_host
 
 
 def retrain(
@@ -28,7 +28,6 @@ def retrain(
 ) -> None:
     """Train a found or named architecture from scratch. --set task.train_size=500, --set recipe.epochs=90."""
     from ..retraining import retrain as run_retrain
-    from ..source import plugins_beside
 
     with progress() as notify:
         trained = run_retrain(
@@ -40,7 +39,7 @@ def retrain(
             seed=seed,
             device=device,
             precision=precision,
-            host=make_host([*(plugin or []), *plugins_beside(source)]),
+            host=source_host(source, plugin),
             notify=notify,
         )
     table = Table("metric", "value", title=f"trained from scratch: {source}")
@@ -66,7 +65,6 @@ def evaluate(
 ) -> None:
     """Judge trained weights on a split."""
     from ..retraining import evaluate as run_evaluate
-    from ..source import plugins_beside
 
     metrics = run_evaluate(
         source,
@@ -76,7 +74,7 @@ def evaluate(
         overrides=sets or [],
         device=device,
         precision=precision,
-        host=make_host([*(plugin or []), *plugins_beside(source)]),
+        host=source_host(source, plugin),
     )
     if as_json:
         print(json.dumps(metrics, indent=1))
