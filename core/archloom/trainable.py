@@ -16,7 +16,7 @@ from .task import Split, Task
 
 
 def check_trainable(
-    model: Any,
+    loss: nn.Module,
     task: Task,
     recipe: Recipe,
     *,
@@ -24,7 +24,7 @@ def check_trainable(
     teacher: nn.Module | None = None,
     shape: tuple[int, int, int] | None = None,
 ) -> None:
-    """Refuse, with a ConfigError, what could not be trained: `model` has a head and a loss (see `Model`).
+    """Refuse, with a ConfigError, what could not be trained with the loss of a model (see `Model`).
 
     shape: (C, H, W) of the images, by default the task's. Nothing changes, and no data is read.
     """
@@ -35,13 +35,13 @@ def check_trainable(
         )
     if recipe.policy is not None:
         _check_policy(task, recipe)
-    check_loss(model.loss, shape, classes)
+    check_loss(loss, shape, classes)
     if asking := [name for name in ("mixup", "cutmix", "label_smoothing") if getattr(recipe, name)]:
-        _check_soft(model.loss, asking, shape, classes)
-    if recipe.label_smoothing and getattr(model.loss, "label_smoothing", 0):
+        _check_soft(loss, asking, shape, classes)
+    if recipe.label_smoothing and getattr(loss, "label_smoothing", 0):
         raise ConfigError(
             f"labels would be smoothed twice: by the recipe ({recipe.label_smoothing}) and by the loss "
-            f"{type(model.loss).__name__} ({model.loss.label_smoothing}); keep one of them"
+            f"{type(loss).__name__} ({loss.label_smoothing}); keep one of them"
         )
     if recipe.teacher is not None and teacher is None:
         raise ConfigError(

@@ -101,7 +101,7 @@ def train(
     means, with its weights.
     """
     shape = (task.shape[0], resolution, resolution) if resolution else task.shape
-    check_trainable(model, task, recipe, watch=watch, teacher=teacher, shape=shape)
+    check_trainable(model.loss, task, recipe, watch=watch, teacher=teacher, shape=shape)
     training = _Training(
         model, recipe, len(task.classes), seed, torch.device(device), precision, workers, teacher
     )
