@@ -173,7 +173,7 @@ def evaluate(
 def _check_same(folder: Path, identity: dict[str, Any], told: dict[str, Any]) -> None:
     """A training found in `folder` is gone on with only if it is this one; `told` is written beside it."""
     path = folder / "training.yaml"
-    identity = yaml.safe_load(yaml.safe_dump(identity))  # as it will be read back: lists for tuples
+    identity = yaml.safe_load(yaml.safe_dump(identity, sort_keys=False))  # lists for tuples, as in the file
     if path.exists() and (folder / "training.pt").exists():
         then = yaml.safe_load(path.read_text())
         if differing := [key for key in identity if then.get(key) != identity[key]]:
