@@ -110,7 +110,8 @@ def test_a_training_killed_in_the_midst_of_an_epoch_goes_on_to_the_bit(tmp_path)
         register_optimizer_step_post_hook(
             lambda *_: next(steps) == 5 and os.kill(os.getpid(), signal.SIGKILL)  # the first of two of epoch 3
         )
-        list(train(here.made(), here.Rows(), Recipe(**here.ALL), seed=0, folder=Path(sys.argv[1])))
+        folder, precision = Path(sys.argv[1]), "float16"
+        list(train(here.made(), here.Rows(), Recipe(**here.ALL), seed=0, folder=folder, precision=precision))
         """
     )
     done = subprocess.run(
@@ -119,10 +120,13 @@ def test_a_training_killed_in_the_midst_of_an_epoch_goes_on_to_the_bit(tmp_path)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert load_checkpoint(tmp_path / "killed" / "training.pt")["epoch"] == 2
     for folder in ("killed", "whole"):
-        run(made(), Recipe(**ALL), folder=tmp_path / folder)
+        run(made(), Recipe(**ALL), folder=tmp_path / folder, precision="float16")
     whole, killed = (load_checkpoint(tmp_path / part / "training.pt") for part in ("whole", "killed"))
     assert states_equal(whole["model"], killed["model"])
     assert states_equal(whole["averaged"]["module"], killed["averaged"]["module"])
+    assert [whole[key] for key in ("best", "stale", "scaler")] == [
+        killed[key] for key in ("best", "stale", "scaler")
+    ]
 
 
 # -- averages -----------------------------------------------------------------------------------------------

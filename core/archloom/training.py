@@ -98,7 +98,7 @@ def train(
     written there after each epoch, and a training found there goes on to the bit; epochs.csv has a line for
     each epoch; `best.pt` holds the state dict of the epoch with the highest accuracy on `watch` (the last one
     where nothing is watched), averaged where the recipe averages. teacher: the network that `recipe.teacher`
-    means, with its weights.
+    means, with its weights; it is put into eval mode.
     """
     if precision not in get_args(Precision):
         raise ConfigError(f"there is no precision '{precision}'; there are {', '.join(get_args(Precision))}")
@@ -167,7 +167,7 @@ class _Training:
         self.mix = mixing(recipe.mixup, recipe.cutmix, self.classes)
         self.ks = tuple(k for k in topk_of(model, self.classes) if k > 1)
         if self.teacher is not None:
-            self.teacher.to(self.device).eval().requires_grad_(False)
+            self.teacher.to(self.device).eval()
 
     @property
     def network(self) -> nn.Module:
