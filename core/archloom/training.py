@@ -205,7 +205,6 @@ class _Training:
                 group = min(recipe.accumulate, steps - first)  # the last one may be smaller
                 if step == first:
                     rate = self._set_rate(self.done + step / steps)
-                    self.optimizer.zero_grad(set_to_none=True)
                 targets = y
                 if self.mix is not None:
                     x, targets = self.mix(x, y)
@@ -213,6 +212,9 @@ class _Training:
                 with precision_context(self.device, self.precision):
                     logits = self.forward(x)
                     loss = self._loss(x, logits, targets)
+                if step == first:
+                    # not before the forward pass: what is freed now, the backward pass takes again
+                    self.optimizer.zero_grad(set_to_none=True)
                 self.scaler.scale(loss / group if group > 1 else loss).backward()
                 if step + 1 == first + group:
                     self._move()
@@ -223,7 +225,6 @@ class _Training:
         seconds = time.perf_counter() - started
         names = ("accuracy", *(f"top{k}" for k in self.ks))
         shares = {name: 100 * float(hit) / images for name, hit in zip(names, hits, strict=True)}
-        model.zero_grad(set_to_none=True)
         return {
             "lr": rate,
             "loss": float(total) / images,
