@@ -6,9 +6,11 @@
 Both have the same options and do the same work: SGD with momentum, a cosine by step, channels_last, mean loss and
 accuracy of the training images, then loss and accuracy of the validation images. "full" adds label smoothing, mixup,
 clipping and an average of the weights to both, in the plain loop by torchvision's and PyTorch's own means. Each epoch
-of one is followed by an epoch of the other, and who begins changes. The process keeps freed memory, as under
-archloom's commands: without that, both spend several per cent of their time in page faults, more or fewer by chance. A ratio is ours over theirs within a round; its
+of one is followed by an epoch of the other, and who begins changes. A ratio is ours over theirs within a round; its
 interval is a bootstrap over rounds of the median ratio.
+
+The process keeps freed memory, as under archloom's commands: without that, both spend several per cent of their time
+in page faults, more or fewer by chance.
 """
 
 from __future__ import annotations

@@ -183,7 +183,8 @@ class _Training:
 
     def epoch(self, data: Any) -> dict[str, float]:
         """Train for an epoch; what it says of the training images."""
-        model, recipe = self.model.train(), self.recipe
+        recipe = self.recipe
+        self.model.train()
         started, images = time.perf_counter(), 0
         total = torch.zeros((), device=self.device)
         hits = [torch.zeros((), device=self.device) for _ in (1, *self.ks)]
