@@ -337,6 +337,7 @@ def test_a_task_that_knows_no_policies_is_refused_and_never_asked(field):
 def test_a_teacher_alone_teaches_what_the_labels_would():
     teacher = made()
     run(teacher, Recipe(epochs=8, batch_size=16, lr=0.1))
+    teacher.zero_grad()
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     pupil = made(seed=5, loss=Zero)
     recipe = Recipe(epochs=8, batch_size=16, lr=0.05, distill_weight=1.0, temperature=2.0)
