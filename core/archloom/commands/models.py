@@ -13,7 +13,9 @@ from ..console import AsJson, Debug, PluginFiles, Sets, make_host, number, out, 
 
 
 def retrain(
-    source: Annotated[str, typer.Argument(help="A run folder, an architecture file, or a name.")],
+    source: Annotated[
+        str, typer.Argument(help="A run folder, an architecture file, a model's YAML file, or a name.")
+    ],
     task: Annotated[str | None, typer.Option(help="A task by name; default: the run's.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe by name; default: the run's.")] = None,
     sets: Sets = None,
@@ -26,6 +28,7 @@ def retrain(
 ) -> None:
     """Train a found or named architecture from scratch. --set task.train_size=500, --set recipe.epochs=90."""
     from ..retraining import retrain as run_retrain
+    from ..source import plugins_beside
 
     with progress() as notify:
         trained = run_retrain(
@@ -37,7 +40,7 @@ def retrain(
             seed=seed,
             device=device,
             precision=precision,
-            host=make_host(plugin),
+            host=make_host([*(plugin or []), *plugins_beside(source)]),
             notify=notify,
         )
     table = Table("metric", "value", title=f"trained from scratch: {source}")
@@ -48,7 +51,9 @@ def retrain(
 
 
 def evaluate(
-    source: Annotated[str, typer.Argument(help="A run folder, an architecture file, or a name.")],
+    source: Annotated[
+        str, typer.Argument(help="A run folder, an architecture file, a model's YAML file, or a name.")
+    ],
     weights: Annotated[Path | None, typer.Option(help="A weights file; default: the run's.")] = None,
     task: Annotated[str | None, typer.Option(help="A task by name; default: the run's.")] = None,
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
@@ -61,6 +66,7 @@ def evaluate(
 ) -> None:
     """Judge trained weights on a split."""
     from ..retraining import evaluate as run_evaluate
+    from ..source import plugins_beside
 
     metrics = run_evaluate(
         source,
@@ -70,7 +76,7 @@ def evaluate(
         overrides=sets or [],
         device=device,
         precision=precision,
-        host=make_host(plugin),
+        host=make_host([*(plugin or []), *plugins_beside(source)]),
     )
     if as_json:
         print(json.dumps(metrics, indent=1))
