@@ -15,12 +15,13 @@ CORE, PLUGINS = ROOT / "core" / "archloom", ROOT / "plugins"
 
 ROWS = [  # from the bottom up; a module imports from its own row and from those below
     "randomness trial errors architecture ops kernels kernels_torch ranks losses",
-    "cost latency model space supernet task run kernels_bench kernels_report",
+    "cost latency model steps space supernet task run kernels_bench kernels_report",
     "strategy estimator objective training report",
     "engine measuring fitting verdict",
     "hookspecs plugins config resolve environment workers zoo assembly session progress testing __init__",
     "source",
-    "retraining",
+    "retraining trained",
+    "evaluation exporting looking prediction timm_models",
     "console",
     "commands",
     "cli __main__",

@@ -38,7 +38,7 @@ def _compiled(x: Tensor) -> bool:
 
 def _exporting() -> bool:
     """Whether a graph is being made that runs elsewhere: by torch.export, for ONNX, or by torch.jit.trace."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def swish_ref(x: Tensor) -> Tensor:

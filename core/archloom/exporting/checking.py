@@ -40,7 +40,7 @@ def prepared(model: Model, shape: Shape) -> nn.Module:
     images, to replace by plain operations what an exporter cannot follow.
     """
     whole = Classifier(model)
-    network = copy.deepcopy(whole).to("cpu", memory_format=torch.contiguous_format).float().eval()
+    network = copy.deepcopy(whole).cpu().to(memory_format=torch.contiguous_format).float().eval()
     network.requires_grad_(False)
     for module in list(network.modules()):
         prepare: Any = getattr(module, "prepare_export", None)
@@ -66,7 +66,8 @@ def compare(
     worst = 0.0
     for start, part in _parts(images, batch):
         try:
-            given = run(part)
+            with torch.no_grad():
+                given = run(part)
         except Exception as error:
             raise ExportError(
                 f"{what} does not run on a batch of {len(part)} images: {type(error).__name__}: {_first(error)}. "
@@ -115,7 +116,9 @@ def needed(module: str, extra: str, why: str) -> Any:
 def following(what: str) -> Iterator[None]:
     """Where an exporter works: its failure becomes an ExportError, its own notices are not the user's."""
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of constants in the graph, say: the comparison tells whether they are right
+        warnings.simplefilter(
+            "ignore"
+        )  # of constants in the graph, say: the comparison tells whether they are right
         try:
             yield
         except ArchloomError:

@@ -23,7 +23,12 @@ META = "archloom.json"
 
 
 def write_onnx(
-    network: nn.Module, path: Path, images: Tensor, wanted: Tensor, batch: int | None, facts: Mapping[str, Any]
+    network: nn.Module,
+    path: Path,
+    images: Tensor,
+    wanted: Tensor,
+    batch: int | None,
+    facts: Mapping[str, Any],
 ) -> float:
     """ONNX, input `images` (N, C, H, W), output `logits` (N, classes); the facts are its metadata.
 
@@ -45,7 +50,8 @@ def write_onnx(
         )
         proto = program.model_proto
         onnx.helper.set_model_props(
-            proto, {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+            proto,
+            {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()},
         )
         onnx.save(proto, str(path))
         onnx.checker.check_model(str(path), full_check=True)
@@ -62,7 +68,12 @@ def write_onnx(
 
 
 def write_torch(
-    network: nn.Module, path: Path, images: Tensor, wanted: Tensor, batch: int | None, facts: Mapping[str, Any]
+    network: nn.Module,
+    path: Path,
+    images: Tensor,
+    wanted: Tensor,
+    batch: int | None,
+    facts: Mapping[str, Any],
 ) -> float:
     """A program of torch.export, for `torch.export.load(path).module()`; needs neither archloom nor its kernels."""
     with following("a torch.export program"):
@@ -77,7 +88,12 @@ def write_torch(
 
 
 def write_torchscript(
-    network: nn.Module, path: Path, images: Tensor, wanted: Tensor, batch: int | None, facts: Mapping[str, Any]
+    network: nn.Module,
+    path: Path,
+    images: Tensor,
+    wanted: Tensor,
+    batch: int | None,
+    facts: Mapping[str, Any],
 ) -> float:
     """A traced TorchScript module, for `torch.jit.load(path)` and for C++."""
     with following("a TorchScript module"):
