@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from . import version
-from .commands import export, latency, models, searching, showing
+from .commands import export, judging, latency, look, models, searching, showing
 from .console import err, how_to_resume, out
 from .errors import ArchloomError
 
@@ -26,7 +26,9 @@ for command in (
     searching.search,
     searching.resume,
     models.retrain,
-    models.evaluate,
+    judging.evaluate,
+    judging.predict,
+    look.look,
     export.export,
     showing.report,
     showing.info,

@@ -104,6 +104,12 @@ def open_trained(
     return Trained(opened, model.to(where).eval(), host, shape, file, where, made, recipe, told, files)
 
 
+def default_folder(source: str | Path, kind: str) -> Path:
+    """Where what is made of a source goes: KIND in its folder; beside it, KIND-NAME, where it is no folder."""
+    path = Path(source)
+    return path / kind if path.is_dir() else Path("runs") / f"{kind}-{path.stem}"
+
+
 def _weights_file(source: str | Path, opened: Source, weights: str | Path | None) -> Path:
     if weights is not None:
         return Path(weights)

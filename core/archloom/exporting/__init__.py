@@ -22,7 +22,7 @@ from ..errors import ConfigError, ExportError, UnknownName
 from ..randomness import torch_rng
 from ..run import write_json
 from ..task import Task
-from ..trained import Trained
+from ..trained import Trained, default_folder
 from . import folders, graphs
 from .card import facts_of, write_card
 from .checking import logits_of, prepared
@@ -89,7 +89,7 @@ def export(
     if batch is not None and (batch < 1 or not chosen.graph):
         told = f"not {batch}" if chosen.graph else f"and the format '{format}' has no graph to fix one in"
         raise ConfigError(f"batch is 'dynamic' or a whole number of at least 1, {told}")
-    target = Path(folder) if folder is not None else default_folder(trained, format)
+    target = Path(folder) if folder is not None else default_folder(trained.source.name, "export") / format
     images, checked_on = test_images(trained)
     wanted = logits_of(trained.model, images)
     facts = facts_of(trained, chosen.file, format, batch)
@@ -105,12 +105,6 @@ def export(
             write_json(made / "config.json", {**facts, "check": check})
         write_card(made / "README.md", trained, {**facts, "check": check})
     return Exported(target, target / chosen.file, difference, checked_on)
-
-
-def default_folder(trained: Trained, format: str) -> Path:
-    """export/FORMAT in the source's folder; in the folder exports, where the source is no folder."""
-    path = Path(trained.source.name)
-    return (path / "export" if path.is_dir() else Path("exports") / path.stem) / format
 
 
 def test_images(trained: Trained) -> tuple[Tensor, str]:
