@@ -8,10 +8,10 @@ from typing import Any
 from .report.markup import GREY, INK, OPTIONS, escaped
 from .steps import Step
 
-WIDTH, HEIGHT, GAP, ROW = 132, 66, 22, 8
+WIDTH, HEIGHT, GAP, ROW = 132, 66, 20, 6
 """Of a box, between boxes, in pixels; and how many boxes stand in a row before it is broken."""
 
-LEFT, TOP = 104, 12
+LEFT, TOP = 116, 12
 
 
 def draw(found: Sequence[Step], shape: Sequence[int], options: Mapping[str, Any] | None = None) -> str:
@@ -102,14 +102,14 @@ def _box(
     colour = colours.get(kind, "#e6ebf0")
     light = sum(weight * int(colour[i : i + 2], 16) for i, weight in ((1, 0.299), (3, 0.587), (5, 0.114)))
     ink = "#111111" if light > 130 else "#ffffff"
-    gives = f"{step.shape[0]} channels" if len(step.shape) == 3 else f"{step.shape[0]} values"
+    gives = f"{step.shape[0]} {'ch' if len(step.shape) == 3 else 'val'}"
     size = " x ".join(map(str, step.shape))
     told = f"{step.name}: {step.kind}, gives {size}, {step.params:,} params, {step.macs:,} MACs"
 
     def line(at: int, text: str, size: int, weight: int = 400) -> str:
         return (
             f'<text x="{x + 8}" y="{y + at}" font-size="{size}" font-weight="{weight}" fill="{ink}">'
-            f"{escaped(_short(text, 17 if size > 11 else 21))}</text>"
+            f"{escaped(_short(text, 16 if size > 11 else 22))}</text>"
         )
 
     return (

@@ -112,13 +112,15 @@ def _png(picture: Any) -> bytes:
     return buffer.getvalue()
 
 
-def augmentation_preview(task: Task, *, images: int = 6, times: int = 8, seed: int = 0) -> bytes | None:
+def augmentation_preview(
+    task: Task, *, augment: Any = True, images: int = 6, times: int = 8, seed: int = 0
+) -> bytes | None:
     """PNG: each row an image of the training data, first as it is judged, then augmented `times` times.
 
-    What is drawn is what a training with `seed` sees in its first epochs. None where the task does not augment.
+    augment: what the task is asked with. What is drawn follows from `seed`. None where nothing is augmented.
     """
     plain: Any = task.dataset("weights")
-    augmented: Any = task.dataset("weights", augment=True)
+    augmented: Any = task.dataset("weights", augment=augment)
     count = min(images, len(plain))
     positions = [i * len(plain) // count for i in range(count)]
 
@@ -169,7 +171,7 @@ def look(trained: Trained, folder: str | Path, *, seed: int = 0) -> Path:
     parts = [section("The network", f'<div class="scroll">{svg}</div>', _step_table(found, options))]
     write_atomically(folder / "network.svg", svg.encode())
     if trained.task is not None:
-        png = augmentation_preview(trained.task, seed=seed)
+        png = augmentation_preview(trained.task, augment=_augment(trained), seed=seed)
         parts.append(_augmentation(png))
         if png is not None:
             write_atomically(folder / "augmentation.png", png)
@@ -183,6 +185,12 @@ def look(trained: Trained, folder: str | Path, *, seed: int = 0) -> Path:
     )
     write_atomically(folder / "look.html", page.encode())
     return folder / "look.html"
+
+
+def _augment(trained: Trained) -> Any:
+    """What the recipe asks the task's training images with: whether they are augmented, or by which policy."""
+    policy = getattr(trained.recipe, "policy", None) if getattr(trained.task, "policies", False) else None
+    return policy or (trained.recipe is None or trained.recipe.augment)
 
 
 def _summary(trained: Trained, found: Sequence[Step]) -> str:
@@ -215,9 +223,9 @@ def _step_table(found: Sequence[Step], options: Mapping[str, Any]) -> str:
 
 def _augmentation(png: bytes | None) -> str:
     if png is None:
-        return section("Training images", "<p>This task does not augment its training images.</p>")
+        return section("Training images", "<p>The training images are not augmented.</p>")
     data = base64.b64encode(png).decode()
-    note = '<p class="note">Left: an image as it is judged. Right of it: as eight epochs of a training see it.</p>'
+    note = '<p class="note">Left: an image as it is judged. Right of it: as eight epochs of a training may see it.</p>'
     picture = f'<img alt="augmented images" style="max-width:100%" src="data:image/png;base64,{data}">'
     return section("Training images", note, picture)
 

@@ -18,7 +18,7 @@ from timm.models._builder import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from .errors import ConfigError, UnknownName
+from .errors import ConfigError
 from .model import Features, GlobalAverage, deepest
 from .plugins import Host
 from .source import Source, open_source, source_of
@@ -269,7 +269,7 @@ def register_timm(
     full = "archloom_" + "".join(letter if letter.isalnum() else "_" for letter in called)
     file = Path(weights) if weights is not None else opened.weights
     if file is not None and not file.is_file():
-        raise UnknownName("weights file", str(file), [])
+        raise ConfigError(f"there is no weights file {file}")
     document = opened.document
     network = TimmNetwork(document, host=host)
 

@@ -95,7 +95,7 @@ def write_torchscript(
     batch: int | None,
     facts: Mapping[str, Any],
 ) -> float:
-    """A traced TorchScript module, for `torch.jit.load(path)` and for C++."""
+    """A traced TorchScript module, for `torch.jit.load(path)` and libtorch; PyTorch itself prefers torch.export now."""
     with following("a TorchScript module"):
         traced: Any = torch.jit.trace(network, (_example(images, batch),), check_trace=False)
         torch.jit.save(traced, str(path), _extra_files={META: json.dumps(dict(facts))})
