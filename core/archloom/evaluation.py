@@ -271,7 +271,7 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def reliability(evaluation: Evaluation) -> list[tuple[float, float, int]]:
     """(mean confidence, share that is right, images) of each of the BINS bins that holds an image."""
-    bins = (evaluation.confidences * BINS).ceil().clamp(1, BINS).long() - 1
+    bins = (evaluation.confidences * BINS).long().clamp(max=BINS - 1)
     found = []
     for number in range(BINS):
         inside = bins == number

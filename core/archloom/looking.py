@@ -60,6 +60,7 @@ def class_activation(
             picture = _beside(displayed(image[None], trained.task)[0], torch.from_numpy(heat))
             made[each.path] = folder / f"{names[each.path]}.cam.png"
             write_atomically(made[each.path], picture)
+    network.zero_grad(set_to_none=True)  # the maps are made from gradients
     return made
 
 

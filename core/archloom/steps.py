@@ -49,7 +49,7 @@ class _Call:
 def steps(network: nn.Module, shape: tuple[int, int, int]) -> list[Step]:
     """The steps of `network` for images of `shape` (C, H, W).
 
-    The network itself and plain sequences in it are taken apart, where what their parts do one after another is all
+    The network itself, its backbone and plain sequences are taken apart, where what their parts do one after another is all
     that they do; a block stays whole. Nothing is computed, and nothing of the network changes.
     """
     image = torch.empty(1, *shape, device="meta")
@@ -87,7 +87,7 @@ def _taken_apart(call: _Call, outermost: bool = True) -> Iterator[_Call]:
         return
     for inner in call.inner:
         if not isinstance(inner.module, nn.Identity | nn.Dropout):
-            yield from _taken_apart(inner, outermost=False)
+            yield from _taken_apart(inner, outermost=inner.name == "backbone")
 
 
 def _is_chain(call: _Call) -> bool:

@@ -65,15 +65,15 @@ def test_top_k_is_scikit_learns(trained, said, k):
 def hand_made():
     """Five images of three classes; the third never occurs and is never said."""
     probabilities = torch.tensor(
-        [[0.90, 0.05, 0.05], [0.91, 0.05, 0.04], [0.30, 0.60, 0.10], [0.35, 0.61, 0.04], [0.20, 0.75, 0.05]]
+        [[0.90, 0.05, 0.05], [0.91, 0.05, 0.04], [0.30, 0.59, 0.11], [0.35, 0.61, 0.04], [0.20, 0.75, 0.05]]
     )
     return _judged(("a", "b", "c"), probabilities.log(), torch.tensor([0, 1, 1, 0, 1]), [1], ())
 
 
 def test_the_calibration_error_is_the_sum_done_by_hand():
-    # bins of a fifteenth: 0.90 and 0.91 in (13/15, 14/15], 0.60 just in (8/15, 9/15], 0.61 in (9/15, 10/15], 0.75 alone
+    # bins of a fifteenth: 0.90 and 0.91 in 13/15 to 14/15, 0.59, 0.61 and 0.75 alone in theirs
     found = hand_made()
-    gaps = [2 * abs(0.905 - 0.5), 1 * abs(0.60 - 1.0), 1 * abs(0.61 - 0.0), 1 * abs(0.75 - 1.0)]
+    gaps = [2 * abs(0.905 - 0.5), abs(0.59 - 1.0), abs(0.61 - 0.0), abs(0.75 - 1.0)]
     assert found.ece == pytest.approx(100 * sum(gaps) / 5, abs=1e-3)
     assert sum(images for *_, images in reliability(found)) == 5
     by_bins = sum(images * abs(sure - right) for sure, right, images in reliability(found)) / 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,10 +78,11 @@ def compare(
         given = given[: len(target)]
         if given.shape != target.shape:
             raise ExportError(f"{what} gives logits {tuple(given.shape)}, not {tuple(target.shape)}")
-        worst = max(worst, float((given - target).abs().max()))
+        differing = float((given - target).abs().max())
+        worst = max(worst, math.inf if math.isnan(differing) else differing)
     largest = max(float(wanted.abs().max()), 1e-3)
     allowed = TOLERANCE * min(largest, max(1.0, largest / 10))
-    if not worst <= allowed:  # a NaN is wrong, too
+    if worst > allowed:
         raise ExportError(
             f"{what} gives other logits than the network: they differ by up to {worst:.3g}, "
             f"and {allowed:.3g} is allowed. No file was left behind"
