@@ -97,7 +97,7 @@ def test_plugin_files_are_relative_to_the_file_that_names_them(tmp_path):
     [
         ("[1, 2]", "must be a mapping"),
         ("model: {backbone: [}", "is not YAML"),
-        ("model: {backbone: no_such, neck: x}\ntask: digits", "no_such"),
+        ("model: {backbone: no_such}\ntask: digits", "no_such"),
         ("model: {backbone: ResNet_CIFAR}\nshape: [3, 8]\nclasses: [a, b]", "channels, height, width"),
         ("model: {bakbone: ResNet_CIFAR}\ntask: digits", "backbone"),
     ],

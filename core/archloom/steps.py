@@ -49,9 +49,8 @@ class _Call:
 def steps(network: nn.Module, shape: tuple[int, int, int]) -> list[Step]:
     """The steps of `network` for images of `shape` (C, H, W).
 
-    The network itself, its backbone and plain sequences are taken apart, where what their parts do one after another is
-    all
-    that they do; a block stays whole. Nothing is computed, and nothing of the network changes.
+    The network itself, its backbone and plain sequences are taken apart, where what their parts do one after
+    another is all that they do; a block stays whole. Nothing is computed, and nothing of the network changes.
     """
     image = torch.empty(1, *shape, device="meta")
     counter = FlopCounterMode(display=False)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..console import AsJson, Debug, PluginFiles, Sets, err, make_host, out
+from ..console import AsJson, Debug, PluginFiles, Sets, err, out, source_host
 from ..errors import ConfigError
 
 SourceArgument = Annotated[
@@ -44,12 +44,10 @@ def export(
 ) -> None:
     """Write a trained network for the world outside; what was written is read back and compared with the network."""
     from ..exporting import export as run_export
-    from ..source import plugins_beside
     from ..trained import open_trained
 
     if batch != "dynamic" and not batch.isdecimal():
         raise ConfigError(f"--batch is 'dynamic' or a whole number of at least 1, not '{batch}'")
-    files = [*(plugin or []), *plugins_beside(source)]
     trained = open_trained(
         source,
         weights,
@@ -58,7 +56,7 @@ def export(
         resolution=resolution,
         untrained=untrained,
         plugins=plugin or [],
-        host=make_host(files),
+        host=source_host(source, plugin),
     )
     if trained.task is None:
         err.print(f"[yellow]warning:[/] checked on random images: {escape(trained.no_task)}")

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..console import AsJson, Debug, PluginFiles, Sets, err, make_host, number, out
+from ..console import AsJson, Debug, PluginFiles, Sets, err, number, out, source_host
 from ..errors import ConfigError
 from .export import SourceArgument
 
@@ -48,7 +48,6 @@ def evaluate(
     """Judge trained weights: top-k, each class by itself, confusions, calibration."""
     from ..evaluation import evaluate as run_evaluate
     from ..evaluation_page import write_evaluation
-    from ..source import plugins_beside
     from ..trained import open_trained
 
     trained = open_trained(
@@ -58,7 +57,8 @@ def evaluate(
         overrides=sets or [],
         resolution=resolution,
         device=device,
-        host=make_host([*(plugin or []), *plugins_beside(source)]),
+        plugins=plugin or [],
+        host=source_host(source, plugin),
     )
     found = run_evaluate(
         trained,
@@ -125,7 +125,6 @@ def predict(
     from ..images import image_files
     from ..looking import class_activation, need_cam
     from ..prediction import predict as run_predict
-    from ..source import plugins_beside
     from ..trained import open_trained
 
     files = image_files(images)
@@ -138,7 +137,8 @@ def predict(
         overrides=sets or [],
         resolution=resolution,
         device=device,
-        host=make_host([*(plugin or []), *plugins_beside(source)]),
+        plugins=plugin or [],
+        host=source_host(source, plugin),
     )
     found = list(run_predict(trained, files, topk=topk, stop=strict))
     maps = (

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..console import Debug, PluginFiles, Sets, err, make_host, out
+from ..console import Debug, PluginFiles, Sets, err, out, source_host
 from .export import SourceArgument
 
 
@@ -33,7 +33,6 @@ def look(
     """Draw a network, its augmented training images and its learning rate, as one page. Needs no weights."""
     from ..looking import look as run_look
     from ..looking import summary_table
-    from ..source import plugins_beside
     from ..trained import default_folder, open_trained
 
     trained = open_trained(
@@ -42,7 +41,8 @@ def look(
         overrides=sets or [],
         resolution=resolution,
         untrained=True,
-        host=make_host([*(plugin or []), *plugins_beside(source)]),
+        plugins=plugin or [],
+        host=source_host(source, plugin),
     )
     if table:
         print(summary_table(trained, depth))

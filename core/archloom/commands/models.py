@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..console import Debug, PluginFiles, Sets, make_host, number, out, progress
+from ..console import Debug, PluginFiles, Sets, number, out, progress, source_host
 
 
 def retrain(
@@ -16,7 +16,9 @@ def retrain(
         str, typer.Argument(help="A run folder, an architecture file, a model's YAML file, or a name.")
     ],
     task: Annotated[str | None, typer.Option(help="A task by name; default: the run's.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="A recipe by name; default: the run's.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe by name, or a YAML file of its fields; default: the run's.")
+    ] = None,
     sets: Sets = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Where weights and metrics go.")] = None,
     seed: int = 0,
@@ -27,7 +29,6 @@ def retrain(
 ) -> None:
     """Train a found or named architecture from scratch. --set task.train_size=500, --set recipe.epochs=90."""
     from ..retraining import retrain as run_retrain
-    from ..source import plugins_beside
 
     with progress() as notify:
         trained = run_retrain(
@@ -39,7 +40,7 @@ def retrain(
             seed=seed,
             device=device,
             precision=precision,
-            host=make_host([*(plugin or []), *plugins_beside(source)]),
+            host=source_host(source, plugin),
             notify=notify,
         )
     table = Table("metric", "value", title=f"trained from scratch: {source}")
