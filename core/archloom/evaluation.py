@@ -106,10 +106,7 @@ def evaluate(
     the folder that cannot be read, which otherwise are a TaskError.
     """
     wanted = _ks(topk, len(trained.classes))
-    if tta not in AUGMENTATIONS:
-        raise ConfigError(f"tta is one of {', '.join(AUGMENTATIONS)}, not '{tta}'")
-    if images is None and split not in SPLITS:
-        raise ConfigError(f"there is no split '{split}'; there are {', '.join(SPLITS)}")
+    check_words(split, tta)
     unreadable: list[str] = []
     if images is None:
         task = trained.needs_task("judging a network on a split")
@@ -122,6 +119,14 @@ def evaluate(
     views = _views(tta, trained.shape)
     logs, labels = _run(trained, stream, views, precision)
     return _judged(trained.classes, logs, labels, wanted, tuple(unreadable))
+
+
+def check_words(split: str, tta: str) -> None:
+    """Refuse a split or an augmentation that does not exist, before anything is opened."""
+    if tta not in AUGMENTATIONS:
+        raise ConfigError(f"tta is one of {', '.join(AUGMENTATIONS)}, not '{tta}'")
+    if split not in SPLITS:
+        raise ConfigError(f"there is no split '{split}'; there are {', '.join(SPLITS)}")
 
 
 def _ks(topk: Sequence[int] | None, classes: int) -> list[int]:
@@ -232,7 +237,7 @@ def _judged(
     return Evaluation(
         classes=classes,
         images=len(labels),
-        topk={k: 100 * float(hits[:, :k].any(1).double().mean()) for k in ks},
+        topk={k: 100 * float(hits[:, :k].any(1).float().mean()) for k in ks},
         loss=float(F.nll_loss(logs, labels)),
         ece=100 * float(multiclass_calibration_error(probabilities, labels, count, n_bins=BINS, norm="l1")),
         macro={name: 100 * float(values[occurs].double().mean()) for name, values in each.items()},

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from .drawing import draw
 from .errors import ConfigError
 from .exporting.checking import Classifier, needed
+from .model import Model, deepest, output_shape
 from .prediction import Prediction, opener
 from .report import document
 from .report.markup import BLUE, amount, axis, escaped, plot, section, table
@@ -41,18 +42,13 @@ def class_activation(
     Grad-CAM (Selvaraju et al., ICCV 2017) at the backbone's last feature map. Returns image -> picture.
     """
     cam_of, folder = need_cam(), Path(folder)
-    network = Classifier(trained.model).eval()
-    points = [step for step in stages(steps(network.backbone, trained.shape)) if min(step.shape[1:]) > 1]
-    if not points:
-        raise ConfigError(
-            f"the backbone {type(network.backbone).__name__} gives no feature map of more than one pixel for images of "
-            f"{trained.shape[1]} x {trained.shape[2]}; ask with a larger --resolution"
-        )
+    network = _Seen(trained.model).eval()
+    target = _target(network, trained.shape)
     open_image, labels = opener(trained), {name: number for number, name in enumerate(trained.classes)}
     targets = cam_of.utils.model_targets.ClassifierOutputTarget
     made: dict[Path, Path] = {}
     names = _names([each.path for each in predictions])
-    with cam_of.GradCAM(model=network, target_layers=[points[-1].module]) as cam:
+    with cam_of.GradCAM(model=network, target_layers=[target]) as cam:
         for each in predictions:
             image = open_image(each.path)
             best = labels[each.classes[0][0]]
@@ -62,6 +58,42 @@ def class_activation(
             write_atomically(made[each.path], picture)
     network.zero_grad(set_to_none=True)  # the maps are made from gradients
     return made
+
+
+class _Seen(Classifier):
+    """A classifier whose backbone's (deepest) map passes a module of its own, `seen`, that can be listened to."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.seen = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.backbone(images)
+        maps = self.seen(maps) if isinstance(maps, Tensor) else (*maps[:-1], self.seen(maps[-1]))
+        return self.head(self.neck(maps))
+
+
+def _target(network: _Seen, shape: tuple[int, int, int]) -> nn.Module:
+    """What gives the last feature map of more than one pixel."""
+    points = [step for step in stages(steps(network.backbone, shape)) if min(step.shape[1:]) > 1]
+    if not points:
+        raise ConfigError(
+            f"the backbone {type(network.backbone).__name__} gives no feature map of more than one pixel for images "
+            f"of {shape[1]} x {shape[2]}; ask with a larger --resolution"
+        )
+    final = output_shape(_Deepest(network.backbone), shape)[1:]
+    return network.seen if points[-1].shape == final else points[-1].module
+
+
+class _Deepest(nn.Module):
+    """A backbone's deepest map alone."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        return deepest(self.backbone(images))
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:

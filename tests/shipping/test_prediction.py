@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from archloom.config import Part
@@ -18,6 +19,7 @@ from archloom.images import image_files, image_input, read_image
 from archloom.looking import class_activation
 from archloom.prediction import predict
 from archloom.resolve import make
+from archloom.trained import open_trained
 from archloom_vision.digits import raw_digit
 
 
@@ -137,6 +139,29 @@ def test_a_map_lights_where_the_network_looks(trained, pictures, tmp_path):
         right = np.asarray(image)[:, -image.height :].astype(float)
         assert right.std() > 5
     assert all(p.grad is None for p in trained.model.parameters())
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"type": "torchvision", "name": "mobilenet_v3_small", "out_indices": [1, -1]},
+        {"type": "timm", "name": "test_vit", "options": {"img_size": 32}},
+        {"type": "ResNet_CIFAR", "depth": 18, "base_channels": 4},
+    ],
+    ids=lambda part: part["type"],
+)
+def test_maps_are_drawn_for_backbones_of_any_kind(backbone, host, tmp_path):
+    pytest.importorskip("pytorch_grad_cam")
+    pytest.importorskip("timm")
+    network = {
+        "model": {"backbone": backbone, "head": "LinearHead"},
+        "task": {"type": "digits", "resolution": 32},
+    }
+    (tmp_path / "net.yaml").write_text(yaml.safe_dump(network))
+    opened = open_trained(tmp_path / "net.yaml", untrained=True, host=host)
+    drawn().save(tmp_path / "bar.png")
+    (made,) = class_activation(opened, list(predict(opened, [tmp_path / "bar.png"])), tmp_path).values()
+    assert read_image(made).size == (2 * 224 + 7, 224)
 
 
 def test_pictures_of_equally_named_files_do_not_overwrite_one_another(trained, pictures, tmp_path):

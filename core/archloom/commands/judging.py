@@ -46,10 +46,13 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Judge trained weights: top-k, each class by itself, confusions, calibration."""
+    from ..evaluation import check_words
     from ..evaluation import evaluate as run_evaluate
     from ..evaluation_page import write_evaluation
     from ..trained import open_trained
 
+    check_words(split, tta)
+    ks = _numbers(topk)
     trained = open_trained(
         source,
         weights,
@@ -64,7 +67,7 @@ def evaluate(
         trained,
         split=split,
         images=images,
-        topk=_numbers(topk),
+        topk=ks,
         tta=tta,  # type: ignore[arg-type]  # evaluate says what there is
         precision=precision,
         skip=skip_unreadable,
