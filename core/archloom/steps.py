@@ -91,13 +91,15 @@ def _taken_apart(call: _Call, outermost: bool = True) -> Iterator[_Call]:
 
 
 def _is_chain(call: _Call) -> bool:
-    """Whether each inner call takes what the one before gave, the first and the last what the call itself does."""
+    """Whether each inner call takes what the one before gave, the first and the last what the call itself does; of
+    several maps that it gives, the deepest counts."""
     value = call.given
     for inner in call.inner:
         if inner.given is not value:
             return False
         value = inner.result
-    return value is call.result and deepest_or_none(value) is not None
+    given = deepest_or_none(value)
+    return given is not None and given is deepest_or_none(call.result)
 
 
 def deepest_or_none(value: Any) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import xml.etree.ElementTree as ET
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from archloom.assembly import build_model
 from archloom.config import Part
 from archloom.cost import count
 from archloom.drawing import draw
@@ -61,6 +63,20 @@ def test_a_residual_block_stays_whole_and_a_plain_sequence_does_not():
     made = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(Residual(), nn.MaxPool2d(2)), Residual())
     assert [step.name for step in steps(made, (3, 8, 8))] == ["0", "1.0", "1.1", "2"]
     assert [step.name for step in steps(Residual(), (4, 8, 8))] == [""]
+
+
+def test_a_backbone_of_several_maps_is_the_same_steps(host):
+    images = SimpleNamespace(name="photos", shape=(3, 64, 64), classes=("a", "b"))
+    part = {"type": "torchvision", "name": "mobilenet_v3_small"}
+    found = [
+        steps(
+            build_model({"backbone": {**part, **more}, "head": "LinearHead"}, images, host).backbone,
+            images.shape,
+        )
+        for more in ({}, {"out_indices": [1, -1]})
+    ]
+    assert [step.name for step in found[0]] == [step.name for step in found[1]]
+    assert len(found[0]) > 10
 
 
 def test_the_drawing_has_a_box_for_each_step_with_its_choice(host):
