@@ -118,7 +118,7 @@ def test_another_resolution_is_exported_and_checked(folder, host, tmp_path):
 
 @pytest.mark.parametrize(
     "backbone",
-    [{"type": "torchvision", "name": "shufflenet_v2_x0_5"}, {"type": "timm", "name": "test_resnet"}],
+    [{"type": "torchvision", "name": "resnet18"}, {"type": "timm", "name": "test_resnet"}],
     ids=lambda part: part["type"],
 )
 @pytest.mark.parametrize("format", ["onnx", "torch", "torchscript", "safetensors", "timm"])
