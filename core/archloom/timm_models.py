@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,10 @@ class TimmNetwork(nn.Module):
         global_pool: str | None = None,
         drop_rate: float | None = None,
         seed: int = 0,
-        plugins: Iterable[str] = (),
         host: Host | None = None,
     ) -> None:
         super().__init__()
-        source = source_of(_with_channels(document, in_chans), host or Host(list(plugins)))
+        source = source_of(_with_channels(document, in_chans), host or Host())
         own = len(source.classes or ()) or 1000
         model = source.build(num_classes or own, seed=seed)
         self.backbone, self.neck, self.head = model.backbone, model.neck, model.head
@@ -225,8 +224,7 @@ def _without_loss(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
 
 
 def _create(name: str, document: Document, pretrained: bool, host: Host | None, **kwargs: Any) -> nn.Module:
-    plugins = kwargs.pop("plugins", ())
-    host = host or Host(list(plugins))
+    host = host or Host()
     count = len(stages(steps(source_of(document, host).build(1).backbone, tuple(document["shape"]))))
     return build_model_with_cfg(
         TimmNetwork,
@@ -242,8 +240,15 @@ def _create(name: str, document: Document, pretrained: bool, host: Host | None, 
 
 @register_model
 def archloom(pretrained: bool = False, *, document: Document, **kwargs: Any) -> nn.Module:
-    """Any network of archloom, from its document."""
-    return _create(ENTRY, document, pretrained, None, **kwargs)
+    """Any network of archloom, from its document.
+
+    host: `Host(["my_parts.py"])` where it needs a plugin file. It is no argument that a folder's config.json could
+    give: that is data, and names no code to run.
+    """
+    host = kwargs.pop("host", None)
+    if host is not None and not isinstance(host, Host):
+        raise ConfigError(f"host is an archloom.Host, not {host!r}")
+    return _create(ENTRY, document, pretrained, host, **kwargs)
 
 
 def register_timm(

@@ -79,7 +79,7 @@ def open_trained(
     """
     if resolution is not None and resolution < 1:
         raise ConfigError(f"resolution must be at least 1 pixel, not {resolution}")
-    files = (*map(str, plugins), *plugins_beside(source))
+    files = tuple(dict.fromkeys([*(str(Path(file).resolve()) for file in plugins), *plugins_beside(source)]))
     host = host or Host(files)
     made, recipe, told = _task(source, host, task, list(overrides))
     opened = open_source(source, host, task=made)

@@ -135,6 +135,57 @@ def test_backbones_of_others_are_exported_too(backbone, format, host, tmp_path):
     assert done.file.stat().st_size > 10_000
 
 
+PARTS = """
+import torch
+from torch import nn
+
+import archloom
+
+
+class Cosine(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.directions = nn.Parameter(torch.randn(num_classes, in_channels))
+
+    def forward(self, x):
+        return nn.functional.normalize(x) @ nn.functional.normalize(self.directions).T
+
+
+@archloom.hookimpl
+def register_components(register):
+    register("head.Cosine", Cosine)
+"""
+
+
+def test_a_users_own_parts_are_exported_and_found_again(tmp_path):
+    (tmp_path / "parts.py").write_text(PARTS)
+    network = {
+        "model": {"backbone": {"type": "ResNet_CIFAR", "depth": 18, "base_channels": 4}, "head": "Cosine"},
+        "task": "digits",
+        "plugins": ["parts.py"],
+    }
+    (tmp_path / "net.yaml").write_text(yaml.safe_dump(network))
+    made = open_trained(tmp_path / "net.yaml", untrained=True)
+    again = open_trained(export(made, "safetensors", tmp_path / "out").folder)
+    assert type(again.model.head).__name__ == "Cosine"
+    done = export(made, "timm", tmp_path / "timm")
+    with pytest.raises(ConfigError, match="unknown head 'Cosine'"):
+        timm.create_model(f"local-dir:{done.folder}", pretrained=True)
+    model = timm.create_model(f"local-dir:{done.folder}", pretrained=True, host=made.host).eval()
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_folder_for_timm_cannot_name_code_to_run(exported, tmp_path):
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    config = json.loads((exported["timm"].folder / "config.json").read_text())
+    for key, value in (("plugins", [str(tmp_path / "evil.py")]), ("host", [str(tmp_path / "evil.py")])):
+        (tmp_path / "config.json").write_text(
+            json.dumps({**config, "model_args": {**config["model_args"], key: value}})
+        )
+        with pytest.raises((ConfigError, TypeError), match=key):
+            timm.create_model(f"local-dir:{tmp_path}")
+
+
 @pytest.mark.parametrize("name", ["fbnet_96_035_1", "cream_14", "efficientnet-b0"])
 def test_named_networks_are_exported_without_operators_of_ours(name, host, tmp_path):
     made = open_trained(name, resolution=64, untrained=True, host=host)

@@ -76,12 +76,12 @@ def write_timm(
         "pretrained_cfg": timm_models.pretrained_cfg(
             network, facts["preprocessing"], label_names=list(trained.classes)
         ),
-        "model_args": {"document": document, "plugins": list(trained.plugins)},
+        "model_args": {"document": document},
         "archloom": {key: facts[key] for key in ("format", "params", "macs", "metrics", "provenance")},
     }
     path.with_name("config.json").write_text(json.dumps(config, indent=1))
     with following("a folder for timm"):
-        model = timm.create_model(f"local-dir:{path.parent}", pretrained=True).eval()
+        model = timm.create_model(f"local-dir:{path.parent}", pretrained=True, host=trained.host).eval()
     return compare(model, images, wanted, None, "the network that timm builds")
 
 
