@@ -149,7 +149,7 @@ class Features(nn.Module):
         self.stages = nn.ModuleList(
             nn.ModuleList(MBConv(args, config, next(rates)) for args in stage) for stage in stages
         )
-        self.out_channels = config.round_filters(1280)
+        self.out_channels = config.head()
         self.head = ConvNorm(SameConv2d(stages[-1][-1].output_filters, self.out_channels, 1), config)
         self.gradient_checkpointing = False
         initialize(self)
