@@ -15,6 +15,7 @@ from .config import BASELINE, NAMED, BlockArgs, NetworkConfig
 from .formats import FORMATS, Behaviour
 from .model import EfficientNet, Features, MBConv
 from .padding import SameConv2d, SameMaxPool2d, freeze_padding, unfreeze_padding
+from .recipes import EfficientNetPaper, EfficientNetPlain
 from .scaling import ScalingSpace
 from .space import EfficientNetSpace
 from .weights import export_state, load, read, save
@@ -26,6 +27,8 @@ __all__ = [
     "Behaviour",
     "BlockArgs",
     "EfficientNet",
+    "EfficientNetPaper",
+    "EfficientNetPlain",
     "EfficientNetSpace",
     "Features",
     "MBConv",
@@ -49,3 +52,10 @@ def register_search_spaces(register: Register) -> None:
     """The spaces `efficientnet`, of published networks, and `scaling`, of coefficients over any network."""
     register("efficientnet", EfficientNetSpace)
     register("scaling", ScalingSpace)
+
+
+@hookimpl
+def register_recipes(register: Register) -> None:
+    """The recipes `efficientnet`, the paper's, and `efficientnet_plain`."""
+    register("efficientnet", EfficientNetPaper)
+    register("efficientnet_plain", EfficientNetPlain)

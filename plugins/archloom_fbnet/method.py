@@ -225,7 +225,9 @@ class FBNet:
         """Gradients for one group of parameters only: the other's are neither needed nor computed."""
         self._thaw()
         still: list[nn.Parameter] = list(self.theta.values()) if phase == "weights" else self.weights
-        self._frozen = [parameter for parameter in still if parameter.requires_grad]  # a user froze the others
+        self._frozen = [
+            parameter for parameter in still if parameter.requires_grad
+        ]  # a user froze the others
         for parameter in self._frozen:
             parameter.requires_grad_(False)
         for parameter in (*self.weights, *self.theta.values()):
