@@ -21,10 +21,6 @@ from .padding import Pair, is_tracing, pad_behind
 SLICE_BYTES = 4 * 2**20
 """On the CPU, work on larger tensors goes in slices of about this size, which stay in the cache."""
 
-PAGED_BYTES = 32 * 2**20
-"""glibc maps allocations beyond this anew each time, and paging them in costs more than several passes over
-memory that is there already: such tensors are worked on in place."""
-
 
 def may_fuse(x: Tensor) -> bool:
     """Whether the forms that save memory may be used here: not while a graph is traced for elsewhere."""
@@ -49,7 +45,7 @@ def bn_swish(x: Tensor, bn: nn.Module, margin: Pair = (0, 0), *, plain: bool = F
     """`F.pad(F.silu(bn(x)), (0, margin[1], 0, margin[0]))`, (N, C, H, W) -> (N, C, H + margin, W + margin).
 
     In training it keeps x alone for the backward pass, where the expression keeps x and bn(x): by the compiled
-    kernel where it is there, and by PyTorch's operations elsewhere and where there is a margin to write.
+    kernel where there is one, else and where there is a margin to write by PyTorch's operations in slices.
     """
     if plain or not (torch.is_grad_enabled() and may_fuse(x) and _in_training(bn, x.dtype)):
         return pad_behind(swish(bn(x)), margin)
@@ -169,19 +165,20 @@ class _BatchNormSwish(torch.autograd.Function):
         for part in slices(x, x[0].nbytes):
             z = torch.addcmul(_b, x[part], _a, out=dz[part])
             torch.ops.aten.silu_backward(grad[part], z, grad_input=z)  # z is dz from here
-        # dx = a (dz - mean(dz) - xhat mean(dz xhat)) = a dz + p x + q
-        in_place = x.device.type == "cpu" and x.nbytes > PAGED_BYTES
+        # on the CPU the sums alone: PyTorch's own gradient of x would be paged into memory of its own
+        on_cpu = x.device.type == "cpu"
         dx, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
-            dz, x, gamma, None, None, mean, invstd, True, 0.0, [not in_place, True, True]
+            dz, x, gamma, None, None, mean, invstd, True, 0.0, [not on_cpu, True, True]
         )
-        if in_place:
-            count = x.numel() // x.shape[1]
-            p = -a * invstd * dgamma / count
-            q = -a * dbeta / count - p * mean
-            _p, _q = _per_channel(p), _per_channel(q)
-            dx = dz
-            for part in slices(x, x[0].nbytes):
-                dx[part].mul_(_a).addcmul_(x[part], _p).add_(_q)
+        if not on_cpu:
+            return dx, dgamma, dbeta, None, None, None, None, None
+        # dx = a (dz - mean(dz) - xhat mean(dz xhat)) = a dz + p x + q
+        count = x.numel() // x.shape[1]
+        p = -a * invstd * dgamma / count
+        _p, _q = _per_channel(p), _per_channel(-a * dbeta / count - p * mean)
+        dx = dz
+        for part in slices(x, x[0].nbytes):
+            dx[part].mul_(_a).addcmul_(x[part], _p).add_(_q)
         return dx, dgamma, dbeta, None, None, None, None, None
 
 
