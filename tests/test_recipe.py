@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -274,3 +276,22 @@ def test_averages_go_on_from_their_state_to_the_bit():
         whole.module.state_dict().values(), again.module.state_dict().values(), strict=True
     ):
         assert first.equal(second)
+
+
+# -- documentation ------------------------------------------------------------------------------------------
+
+
+def test_each_field_is_documented_with_its_default():
+    page = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
+    table = page.split("## The fields")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \| \S.* \|$", table, re.M)
+    assert [(name, yaml.safe_load(default)) for name, default in rows] == [
+        (field.name, field.default) for field in fields(Recipe)
+    ]
+
+
+def test_each_registered_recipe_is_documented():
+    page = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
+    names = re.findall(r"^\| `(\w+)` \| [^`|]* \|$", page.split("from a file, of one's own")[1], re.M)
+    assert sorted(names) == [name for name in Host().names("recipe") if name in names]
+    assert {"default", "imagenet_sgd", "imagenet_strong", "cifar_sgd"} == set(names)

@@ -412,6 +412,11 @@ def test_a_training_stops_when_its_patience_is_over_and_stays_stopped(tmp_path):
     assert not run(made(), recipe, Noise(), folder=tmp_path)
 
 
+def test_a_precision_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigError, match="no precision 'float17'; there are float32"):
+        train(made(), Rows(), Recipe(), seed=0, precision="float17")
+
+
 def test_patience_needs_something_to_watch():
     with pytest.raises(ConfigError, match="patience waits"):
         train(made(), Rows(), Recipe(patience=3), seed=0, watch=None)

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from .augmentation import Erased, mixing
-from .errors import RunError, SearchError
+from .errors import ConfigError, RunError, SearchError
 from .losses import distillation
 from .model import Model, evaluating
 from .optimization import Averaged, build_optimizer, parameter_groups
@@ -100,6 +100,8 @@ def train(
     where nothing is watched), averaged where the recipe averages. teacher: the network that `recipe.teacher`
     means, with its weights.
     """
+    if precision not in get_args(Precision):
+        raise ConfigError(f"there is no precision '{precision}'; there are {', '.join(get_args(Precision))}")
     shape = (task.shape[0], resolution, resolution) if resolution else task.shape
     check_trainable(model.loss, task, recipe, watch=watch, teacher=teacher, shape=shape)
     training = _Training(
