@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +12,13 @@ from efficientnet_golden import GOLDEN
 
 from archloom import Host, build, search
 from archloom.architecture import Architecture
+from archloom.config import read_config
 from archloom.cost import count
 from archloom.errors import ConfigError, SpaceError
+from archloom.resolve import resolve
 from archloom.space import sample
 from archloom.testing import SpaceContract, tiny_task
-from archloom.zoo import find
+from archloom.zoo import architecture_document, find
 from archloom_efficientnet import NAMED, EfficientNet, ScalingSpace, compound
 from archloom_efficientnet.compound import axis, cost_factor, grid
 
@@ -121,8 +125,6 @@ def test_a_grid_without_a_feasible_point_is_refused_at_once():
     "base", ["efficientnet-b0", "fbnet_a", "fbnet_c", "cream_14", "cream_287", "small fbnet", "small cream"]
 )
 def test_any_base_grows_by_about_what_is_due_and_not_at_all_at_phi_0(base):
-    import random
-
     host, options = Host(), {}
     if base.startswith("small"):
         kind = base.split()[1]
@@ -194,6 +196,8 @@ def test_the_family_is_counted_written_down_and_can_be_built_from_its_files(run)
     assert macs == sorted(macs)
     found = next(trial for trial in run.trials if trial.architecture == run.architecture)
     assert (listing[1]["params"], listing[1]["macs"]) == (found.metrics["params"], found.metrics["macs"])
+    report = (run.folder / "report.html").read_text()
+    assert all(f"<td>{entry['macs']:,}</td>" in report for entry in listing)
     gamma = float(run.architecture["gamma"])
     for phi, entry in enumerate(listing):
         assert entry["shape"] == [1] + 2 * [math.floor(16 * gamma**phi + 0.5)]
@@ -213,3 +217,31 @@ def test_a_found_network_can_be_the_base_of_the_next_scaling(run):
     space = ScalingSpace(Host(), base=str(run.folder / "base.json"))
     assert space.build(PAPER)(torch.randn(1, 1, 16, 16)).shape == (1, 72, 4, 4)
     assert space.family(PAPER)["phi-2"]["base"]["format"].startswith("archloom")
+
+
+def test_the_example_is_a_search_over_fourteen_scalings_of_its_base():
+    config = read_config(Path(__file__).parents[2] / "examples" / "scaling_digits.yaml")
+    resolved = resolve(config, Host())
+    strategy, found = resolved.strategy(space=resolved.space), []
+    while (architecture := strategy.propose()) is not None:
+        found.append(architecture)
+    assert len(found) == 14
+    networks = [resolved.space.build(architecture) for architecture in found]
+    macs = [
+        count(network, resolved.space.input_shape(architecture, resolved.task)).macs
+        for network, architecture in zip(networks, found, strict=True)
+    ]
+    base = count(build(resolved_base(resolved)), (1, 16, 16)).macs
+    assert all(1.7 < one / base < 3.6 for one in macs)  # a network so small is rounded up by much
+
+
+def resolved_base(resolved):
+    """The example's base as an architecture document."""
+    space = resolved.config.space.options["base"]
+    return architecture_document(
+        space["space"],
+        Architecture(space["architecture"]),
+        shape=(1, 16, 16),
+        classes=resolved.task.classes,
+        model={},
+    )
