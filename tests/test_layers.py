@@ -18,7 +18,7 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "cost latency model steps space supernet task run recipe kernels_bench kernels_report",
     "strategy estimator objective optimization trainable training report",
     "engine measuring fitting verdict",
-    "hookspecs plugins config resolve environment workers zoo assembly progress testing __init__",
+    "hookspecs plugins config resolve environment workers zoo assembly family progress testing __init__",
     "source",
     "teacher",
     "session retraining trained",

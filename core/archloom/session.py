@@ -25,6 +25,7 @@ from .engine import Limits, Search, check_identity
 from .environment import describe
 from .errors import ConfigError, RunError
 from .estimator import Context
+from .family import Member, family, write_family
 from .fitting import Fit
 from .measuring import Here, Measurer
 from .model import Model
@@ -62,6 +63,7 @@ class Result:
     groups: tuple[Group, ...] = ()
     verdict: tuple[str, ...] = ()
     complete: bool = True
+    family: tuple[Member, ...] = ()
 
 
 def search(
@@ -343,6 +345,9 @@ class _Session:
         if found is not None:
             result = replace(result, architecture=found.architecture)
             self._write_architecture(found)
+            members = family(r.host, self.config.space, found.architecture, r.task, r.parts)
+            write_family(self.folder, members, self.config.model.model_dump(), tuple(r.task.classes))
+            result = replace(result, family=tuple(members))
             if method is not None:
                 child = method.supernet.extract(found.architecture)
                 write_atomically(self.folder / "inherited.safetensors", _tensors(child))
@@ -443,6 +448,7 @@ class _Session:
             "front": [trial.number for trial in result.front],
             "groups": [group.to_json() for group in result.groups],
             "verdict": list(result.verdict),
+            "family": [member.to_json() for member in result.family],
         }
         write_json(self.folder / "result.json", document)
 

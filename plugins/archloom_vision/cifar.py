@@ -14,7 +14,7 @@ from archloom.errors import TaskError
 from archloom.task import ImageTask
 
 from .common import at_least, loading_processes, shares, torchvision_module
-from .transforms import Triple, cropped_and_flipped, described
+from .transforms import Normalize, Triple, cropped_and_flipped, described, statistics
 
 SIZE = 32
 
@@ -30,6 +30,7 @@ def cifar10(
     architecture: float = 0.4,
     validation: float = 0.1,
     train_size: int | None = None,
+    normalize: Normalize = "standard",
     workers: int | None = None,
     split_seed: int = 0,
 ) -> ImageTask:
@@ -38,7 +39,8 @@ def cifar10(
     `root` holds the folder cifar-10-batches-py; with `download` it is fetched and checked. The published
     10,000 test images are the test split; `architecture` and `validation` are fractions of the 50,000
     others. `train_size`: images of weights and architecture together. `workers`: loading processes (None:
-    up to 4). Training images are padded by 4, cropped at random and flipped.
+    up to 4). Training images are padded by 4, cropped at random and flipped. `normalize`: "standard" by the
+    data's mean and spread, "advprop" to [-1, 1].
     Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images (2009).
     """
     return _cifar(
@@ -49,6 +51,7 @@ def cifar10(
         download=download,
         fractions=shares("cifar10", architecture, validation),
         train_size=train_size,
+        normalize=normalize,
         workers=workers,
         split_seed=split_seed,
     )
@@ -61,6 +64,7 @@ def cifar100(
     architecture: float = 0.4,
     validation: float = 0.1,
     train_size: int | None = None,
+    normalize: Normalize = "standard",
     workers: int | None = None,
     split_seed: int = 0,
 ) -> ImageTask:
@@ -78,6 +82,7 @@ def cifar100(
         download=download,
         fractions=shares("cifar100", architecture, validation),
         train_size=train_size,
+        normalize=normalize,
         workers=workers,
         split_seed=split_seed,
     )
@@ -86,19 +91,20 @@ def cifar100(
 def _cifar(
     name: str,
     class_name: str,
-    statistics: tuple[Triple, Triple],
+    own: tuple[Triple, Triple],
     *,
     root: str,
     download: bool,
     fractions: dict[str, float],
     train_size: int | None,
+    normalize: Normalize,
     workers: int | None,
     split_seed: int,
 ) -> ImageTask:
     at_least(name, 0, workers=workers)
     archive = getattr(torchvision_module("datasets", name), class_name)
     train, test = _read(name, archive, Path(root).expanduser(), download)
-    transform = partial(_transform, name, statistics)
+    transform = partial(_transform, name, statistics(normalize, *own))
     return ImageTask(
         name=name,
         shape=(3, SIZE, SIZE),
@@ -114,7 +120,7 @@ def _cifar(
         split_seed=split_seed,
         workers=loading_processes(workers),
         raw_image=_thumbnail,
-        preprocessing=described(*statistics),
+        preprocessing=described(*statistics(normalize, *own)),
     )
 
 
@@ -161,6 +167,6 @@ def _pixels(part: Any) -> TensorDataset:
 
 
 def _transform(
-    name: str, statistics: tuple[Triple, Triple], augment: bool | Policy, resolution: int | None
+    name: str, moments: tuple[Triple, Triple], augment: bool | Policy, resolution: int | None
 ) -> Any:
-    return cropped_and_flipped(name, SIZE, *statistics, resolution, augment=augment)
+    return cropped_and_flipped(name, SIZE, *moments, resolution, augment=augment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,15 @@ from archloom.augmentation import Policy
 from .common import torchvision_module
 
 Triple = tuple[float, float, float]
+Normalize = Literal["standard", "advprop"]
+"""`standard`: by the data's own mean and spread. `advprop`: 2 x - 1, into [-1, 1], as the EfficientNets that
+were trained with adversarial examples (arXiv 1911.09665) want it."""
+
+
+def statistics(normalize: Normalize, mean: Triple, std: Triple) -> tuple[Triple, Triple]:
+    """(mean, spread) to normalize with; `mean` and `std` are the data's own."""
+    half = (0.5, 0.5, 0.5)
+    return (half, half) if normalize == "advprop" else (mean, std)
 
 
 @dataclass(frozen=True)

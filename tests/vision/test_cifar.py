@@ -64,6 +64,12 @@ def test_training_images_are_padded_by_four_cropped_and_flipped(tasks, root):
     assert 60 < sum(flips) < 140
 
 
+def test_advprops_normalization_is_twice_the_image_less_one(tasks, root):
+    task = tasks["cifar10"](root=str(root), workers=0, normalize="advprop")
+    ((x, _),) = batches(task.dataset("test"), 100)
+    torch.testing.assert_close(x, 2 * original(task, "test") - 1, atol=1e-6, rtol=0)
+
+
 def test_workers_change_nothing(tasks, root):
     data = tasks["cifar10"](root=str(root), workers=2).dataset("weights", augment=True)
     for (x, y), (x2, y2) in zip(batches(data, 16), batches(data, 16, workers=0), strict=True):

@@ -12,7 +12,16 @@ from ..run import write_atomically
 from .curves import fit_section
 from .finals import verdict_section
 from .markup import escaped
-from .overview import found_section, provenance_section, sentences, status, summary, type_of, who
+from .overview import (
+    family_section,
+    found_section,
+    provenance_section,
+    sentences,
+    status,
+    summary,
+    type_of,
+    who,
+)
 from .story import Story
 from .trials import table_section, trials_section
 
@@ -111,6 +120,7 @@ def _page(story: Story) -> str:
         + trials_section(story)
         + fit_section(story)
         + found_section(story)
+        + family_section(story)
         + table_section(story)
         + provenance_section(story)
     )
