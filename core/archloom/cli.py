@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from . import version
-from .commands import latency, models, searching, showing
+from .commands import compare, latency, models, searching, showing
 from .console import err, how_to_resume, out
 from .errors import ArchloomError
 
@@ -29,6 +29,7 @@ for command in (
     models.evaluate,
     showing.report,
     showing.info,
+    compare.compare,
 ):
     app.command()(command)
 app.command("plugins")(showing.list_plugins)

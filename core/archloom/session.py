@@ -249,27 +249,9 @@ class _Session:
     # -- search ------------------------------------------------------------------------------------
 
     def _make_strategy(self, method: Any) -> Strategy:
-        r, config = self.resolved, self.config
-        strategy: Any = method
-        if r.strategy is not None:
-            strategy = r.strategy(
-                space=r.space,
-                rng=python_rng(config.seed, "strategy"),
-                seed=config.seed,
-                ranks=self.ranks,
-                model=r.parts,
-                device=r.device,
-                precision=config.precision,
-                # the first rank alone makes it, so nothing is broadcast
-                recorded=partial(recorded, self.folder),
-            )
-        if isinstance(strategy, Strategy):
-            return strategy
-        if r.strategy is None:
-            raise ConfigError(
-                f"method {type(strategy).__name__} only trains; name a 'strategy' that proposes"
-            )
-        raise ConfigError(f"strategy {type(strategy).__name__} lacks propose or observe")
+        # the first rank alone makes it, so nothing is broadcast
+        keep = partial(recorded, self.folder)
+        return make_strategy(self.resolved, method, seed=self.config.seed, ranks=self.ranks, recorded=keep)
 
     def _search(self, run: Run, method: Any, strategy: Strategy) -> tuple[list[Trial], str]:
         r, config = self.resolved, self.config
@@ -430,6 +412,29 @@ class _Session:
             "verdict": list(result.verdict),
         }
         write_json(self.folder / "result.json", document)
+
+
+def make_strategy(
+    r: Resolved, method: Any, *, seed: int, ranks: Ranks, recorded: Callable[[str, Callable[[], Any]], Any]
+) -> Strategy:
+    """Who proposes: the configured strategy, or the `method` itself; a ConfigError where it does not."""
+    strategy: Any = method
+    if r.strategy is not None:
+        strategy = r.strategy(
+            space=r.space,
+            rng=python_rng(seed, "strategy"),
+            seed=seed,
+            ranks=ranks,
+            model=r.parts,
+            device=r.device,
+            precision=r.config.precision,
+            recorded=recorded,
+        )
+    if isinstance(strategy, Strategy):
+        return strategy
+    if r.strategy is None:
+        raise ConfigError(f"method {type(strategy).__name__} only trains; name a 'strategy' that proposes")
+    raise ConfigError(f"strategy {type(strategy).__name__} lacks propose or observe")
 
 
 def _name(contestant: Contestant, number: int) -> str:

@@ -85,20 +85,29 @@ for (const place of document.querySelectorAll('.plot')) {
 
 
 def _page(story: Story) -> str:
-    from plotly.offline import get_plotlyjs  # not at the top: a search would pay for it at its start
-
     config = story.config
     title = f"{who(config)}: space {type_of(config['space'])}, task {type_of(config['task'])}"
+    return document(
+        title,
+        f"{status(story)}{summary(story)}{sentences(story)}",
+        verdict_section(story),
+        trials_section(story),
+        fit_section(story),
+        found_section(story),
+        table_section(story),
+        provenance_section(story),
+    )
+
+
+def document(title: str, opening: str, *sections: str) -> str:
+    """A whole page that needs no network: a headline (escaped here), what stands below it, and the sections (HTML
+    made by `markup`, with plots that plotly.js draws)."""
+    from plotly.offline import get_plotlyjs  # not at the top: a search would pay for it at its start
+
     body = (
-        f"<header><h1>{escaped(title[:1].upper() + title[1:])}</h1>"
-        f"{status(story)}{summary(story)}{sentences(story)}"
+        f"<header><h1>{escaped(title[:1].upper() + title[1:])}</h1>{opening}"
         "<noscript><p>The plots need JavaScript; the tables hold the numbers.</p></noscript></header>"
-        + verdict_section(story)
-        + trials_section(story)
-        + fit_section(story)
-        + found_section(story)
-        + table_section(story)
-        + provenance_section(story)
+        + "".join(sections)
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
