@@ -18,7 +18,7 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "cost latency model space supernet task run kernels_bench kernels_report",
     "strategy estimator objective training report",
     "engine measuring fitting verdict",
-    "hookspecs plugins config resolve environment workers zoo assembly session retraining progress testing comparing __init__",
+    "hookspecs plugins config resolve environment workers zoo assembly session retraining progress testing comparing latency_check __init__",
     "console",
     "commands",
     "cli __main__",
