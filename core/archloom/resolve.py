@@ -215,8 +215,15 @@ def _check_needs(
     estimators: Sequence[Estimator],
 ) -> None:
     offered = offers(space)
+    if any(hasattr(estimator, "epochs_at") for estimator in estimators):
+        offered.add("fidelity")
     for maker in filter(None, (method, strategy)):
         for need in maker.entry.needs:
+            if need == "fidelity" and need not in offered:
+                raise ConfigError(
+                    f"strategy '{maker.entry.name}' measures most architectures by a part of the full effort, and no "
+                    "estimator here can do less than all of it (has 'epochs_at', as 'accuracy' does)"
+                )
             if need not in offered:
                 raise ConfigError(
                     f"strategy '{maker.entry.name}' needs a space that {_MEANING.get(need, f'offers {need!r}')}; "

@@ -264,6 +264,7 @@ class _Session:
             config.precision,
             self.recorded,
             None if method is None else method.supernet,
+            folder=self.folder,
         )
         measurer = Measurer(r.space, r.estimators, r.constraints, context, config.strict)
         executor = Here(measurer) if config.workers == 1 else Workers(config, r.host.files, self.folder)

@@ -7,6 +7,7 @@ import archloom
 from .evolution import RegularizedEvolution
 from .local_search import LocalSearch
 from .random_search import RandomSearch
+from .successive_halving import Hyperband, SuccessiveHalving
 from .surrogate import Surrogate
 
 
@@ -16,3 +17,5 @@ def register_strategies(register):
     register("evolution", RegularizedEvolution)
     register("local_search", LocalSearch)
     register("surrogate", Surrogate)
+    register("successive_halving", SuccessiveHalving)
+    register("hyperband", Hyperband)

@@ -96,7 +96,7 @@ def check(
             raise ConfigError(
                 "--measured checks what can be fitted to the file; it takes no --table, no --calibrate"
             )
-        document = check_file(read_measured(measured, made), made, devices=on or (), train=train)
+        document = check_file(read_measured(measured, made), made, devices=on or (), train=train, seed=seed)
         title = f"Latency of {space}, {measured.name}"
     else:
         made_task = make(host, "task", parse_part(parts["task"], "task"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -168,16 +169,18 @@ def counts(trial: Trial) -> bool:
 
 
 def incumbents(trials: Sequence[Trial]) -> list[Record]:
-    """Each trial that was the best so far when it was measured, with trials, epochs and seconds spent by then."""
+    """Each trial that was the best so far when it was measured, with trials, epochs and seconds spent by then.
+
+    A trial of a higher fidelity comes before all of a lower one, whatever their scores."""
     found: list[Record] = []
     spent = {"trials": 0, "epochs": 0.0, "seconds": 0.0}
-    best: float | None = None
+    best = (0.0, -math.inf)
     for trial in trials:
         spent["trials"] += counts(trial)
         for unit in ("epochs", "seconds"):
             spent[unit] += trial.cost.get(unit, 0.0)
-        if trial.score is not None and (best is None or trial.score > best):
-            best = trial.score
+        if trial.score is not None and (trial.fidelity, trial.score) > best:
+            best = (trial.fidelity, trial.score)
             found.append(
                 {**spent, "architecture": trial.architecture.to_json(), "metrics": dict(trial.metrics)}
             )

@@ -19,7 +19,7 @@ from ..architecture import Architecture
 from ..errors import ConfigError
 from ..latency import LatencyTable, Timing, measure
 from ..model import ModelParts, assemble
-from ..randomness import torch_rng
+from ..randomness import derive_seed, torch_rng
 from ..space import input_shape, sample, size, violations
 from ..task import Task
 from .agreement import Agreement, Calibration, Floats, agreement, worst_cases
@@ -131,11 +131,12 @@ def check_table(
 
 
 def check_file(
-    measured: Measured, space: Any, *, devices: Sequence[str] = (), train: int | None = None
+    measured: Measured, space: Any, *, devices: Sequence[str] = (), train: int | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """The sum of parts and a learned predictor on networks that neither was fitted to, for each device.
 
-    The first `train` networks of the file (two thirds where not said) are fitted to, the rest is held out. The sum of
+    `train` of the networks, drawn by `seed` (two thirds where not said), are fitted to, the rest is held out: a device
+    that grew hot while the file was measured would otherwise be judged at another time than it was learned. The sum of
     parts is the best that any table could do: its entries are fitted to the training networks. The learned predictor
     is chosen by cross-validation within them.
     """
@@ -143,17 +144,19 @@ def check_file(
     train = 2 * n // 3 if train is None else train
     if not 1 <= train <= n - 3:
         raise ConfigError(f"train must leave at least three of the {n} networks to judge by, not {train}")
-    X = one_hot(measured.architectures, space.choices)
+    order = np.random.default_rng(derive_seed(seed, "held out")).permutation(n)
+    architectures = [measured.architectures[place] for place in order]
+    X = one_hot(architectures, space.choices)
     document: dict[str, Any] = {"format": FORMAT, "devices": {}}
     for device in devices or list(measured.milliseconds):
-        y = measured.of(device)
+        y = measured.of(device)[order]
         chosen = choose(X[:train], y[:train], space.choices)
         shown = {
             "sum of parts": SumOfParts().fit(X[:train], y[:train]).predict(X[train:]),
             "learned": chosen.model.predict(X[train:]),
         }
         judged = {name: agreement(values, y[train:], resamples=300) for name, values in shown.items()}
-        made = _document(device, judged, shown, measured.architectures[train:], y[train:])
+        made = _document(device, judged, shown, architectures[train:], y[train:])
         made["devices"][device] |= {"train": train, "learned": chosen.name, "cross-validated": chosen.errors}
         document["devices"] |= made["devices"]
     return document

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from ..objective import Objective
+from ..objective import Objective, comparable
 from ..trial import Trial
 from .markup import (
     BLUE,
     GREEN,
+    GREY,
     INK,
     ORANGE,
     RED,
@@ -36,12 +37,15 @@ _KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ok": ("ok", {"color": BLUE, "symbol": "circle", "size": 7, "opacity": 0.75}),
     "infeasible": ("infeasible", {"color": ORANGE, "symbol": "triangle-down", "size": 8}),
     "failed": ("failed", {"color": INK, "symbol": "x-thin", "size": 8, "line": {"width": 2, "color": INK}}),
+    "partial": ("measured in part", {"color": GREY, "symbol": "circle", "size": 6, "opacity": 0.7}),
     "repeat": ("repeat", {"color": BLUE, "symbol": "circle-open", "size": 11}),
 }
 
 
 def _kind(trial: Trial) -> str:
-    return "repeat" if trial.source is not None else trial.status
+    if trial.source is not None:
+        return "repeat"
+    return "partial" if trial.status == "ok" and trial.fidelity < 1 else trial.status
 
 
 def _drawn(story: Story) -> list[Trial]:
@@ -56,9 +60,9 @@ def _drawn(story: Story) -> list[Trial]:
 
 
 def _best_so_far(trials: Sequence[Trial], i: int) -> list[tuple[int, float]]:
-    """(number, score) of each ok trial that is better in objective `i` than all before it."""
+    """(number, score) of each comparable trial that is better in objective `i` than all before it."""
     records: list[tuple[int, float]] = []
-    for trial in trials:
+    for trial in comparable(trials):
         if trial.scores is not None and (not records or trial.scores[i] > records[-1][1]):
             records.append((trial.number, trial.scores[i]))
     return records
@@ -116,7 +120,8 @@ def _marks(
 
 
 def _hover(trial: Trial) -> str:
-    lines = [f"trial {trial.number}, {_kind(trial)}"]
+    part = f", fidelity {trial.fidelity:.3g}" if trial.fidelity < 1 else ""
+    lines = [f"trial {trial.number}, {_kind(trial)}{part}"]
     lines += [f"{escaped(name)} {amount(value)}" for name, value in trial.metrics.items()]
     words = str(trial.architecture).split(" ")
     lines += [escaped(" ".join(words[i : i + 6])) for i in range(0, min(len(words), 30), 6)]
@@ -148,7 +153,7 @@ def _scatter(story: Story, drawn: Sequence[Trial], across: str, up: str) -> str:
         )
         if not flat:
             note.append(f"The front is one of {len(story.objectives)} objectives, of which two are drawn.")
-    chosen = next((t for t in story.trials if t.scores is not None and t.architecture == story.found), None)
+    chosen = next((t for t in comparable(story.trials) if t.architecture == story.found), None)
     if chosen is not None and across in chosen.metrics:
         data.append(
             {
@@ -204,7 +209,7 @@ def table_section(story: Story) -> str:
     if not story.trials:
         return ""
     first = {trial.number for trial in story.front}
-    place = {"ok": 1, "repeat": 2, "infeasible": 3, "failed": 4}
+    place = {"ok": 1, "partial": 2, "repeat": 3, "infeasible": 4, "failed": 5}
     ordered = sorted(
         story.trials,
         key=lambda t: (0 if t.number in first else place[_kind(t)], -(t.score or 0.0), t.number),
@@ -213,6 +218,8 @@ def table_section(story: Story) -> str:
     rows = []
     for trial in ordered[:ROWS]:
         status = f"repeat of {trial.source}" if trial.source is not None else trial.status
+        if trial.fidelity < 1:
+            status += f", fidelity {trial.fidelity:.3g}"
         if trial.number in first and len(story.objectives) > 1:
             status += ", on the front"
         if trial.architecture == story.found and trial.source is None:
