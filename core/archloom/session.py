@@ -223,6 +223,7 @@ class _Session:
             device=r.device,
             precision=self.config.precision,
             recorded=self.recorded,
+            objectives=tuple(r.objectives),
         )
         if not isinstance(method, WeightSharing):
             raise ConfigError(
@@ -430,6 +431,7 @@ def make_strategy(
             device=r.device,
             precision=r.config.precision,
             recorded=recorded,
+            objectives=tuple(r.objectives),
         )
     if isinstance(strategy, Strategy):
         return strategy

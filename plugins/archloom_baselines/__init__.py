@@ -6,6 +6,7 @@ import archloom
 
 from .evolution import RegularizedEvolution
 from .local_search import LocalSearch
+from .optuna_samplers import OptunaSampler
 from .random_search import RandomSearch
 from .successive_halving import Hyperband, SuccessiveHalving
 from .surrogate import Surrogate
@@ -19,3 +20,4 @@ def register_strategies(register):
     register("surrogate", Surrogate)
     register("successive_halving", SuccessiveHalving)
     register("hyperband", Hyperband)
+    register("optuna", OptunaSampler)

@@ -42,8 +42,12 @@ class StrategyContract(Contract):
             space=space or self.space(),
             rng=python_rng(seed, "strategy"),
             recorded=lambda name, measure: measure(),
+            objectives=self._objectives(),
             **handed,
         )
+
+    def _objectives(self) -> tuple[Objective, ...]:
+        return tuple(Objective(f"m{i}", "max") for i in range(self.objectives))
 
     def _measure(self, architecture: Architecture, seed: int, fidelity: Fidelity = FULL) -> Outcome:
         """Numbers that depend on the architecture alone; a fifth of all is infeasible, a fifth fails."""
@@ -63,7 +67,7 @@ class StrategyContract(Contract):
             space,
             strategy or self._strategy(space=space),
             Here(self._measure),
-            [Objective(f"m{i}", "max") for i in range(self.objectives)],
+            self._objectives(),
             Limits(trials=self.trials, max_failures=10**9, max_rejected=10**9, max_repeats=1000),
             seed=0,
             log=log,
