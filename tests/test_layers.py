@@ -16,7 +16,9 @@ CORE, PLUGINS = ROOT / "core" / "archloom", ROOT / "plugins"
 ROWS = [  # from the bottom up; a module imports from its own row and from those below
     "randomness trial errors architecture ops kernels kernels_torch ranks losses",
     "cost latency model space supernet task run kernels_bench kernels_report",
-    "strategy estimator objective training report",
+    "strategy estimator objective training",
+    "hypervolume",
+    "report",
     "engine measuring fitting verdict",
     "hookspecs plugins config resolve environment workers zoo assembly session retraining progress testing __init__",
     "comparing latency_check",

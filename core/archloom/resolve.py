@@ -12,6 +12,7 @@ from torch import nn
 from .config import ModelConfig, Part, SearchConfig
 from .errors import ArchloomError, ConfigError, UnknownName
 from .estimator import Estimator, Metric
+from .hypervolume import check_reference
 from .model import ModelParts, assemble
 from .objective import Constraint, Objective, Picking
 from .plugins import Entry, Host, Kind
@@ -77,6 +78,7 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
         strategy=strategy,
         device=device_of(config.device),
     )
+    check_reference(config.reference, config.objectives)
     for part in config.observers:
         host.get("observer", part.type).validate(part.options)
     if config.verdict.seeds and config.verdict.cost not in metrics:

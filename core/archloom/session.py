@@ -25,6 +25,7 @@ from .environment import describe
 from .errors import ConfigError, RunError
 from .estimator import Context
 from .fitting import Fit
+from .hypervolume import history
 from .measuring import Here, Measurer
 from .model import Model
 from .objective import best, front
@@ -404,12 +405,14 @@ class _Session:
             write_atomically(self.folder / f"{target}.safetensors", _tensors(state["model"]))
 
     def _write_result(self, result: Result, found: Trial | None) -> None:
+        covered = history(result.trials, self.resolved.objectives, self.config.reference)
         document = {
             "reason": result.reason,
             "trials": len(result.trials),
             "ok": sum(trial.status == "ok" for trial in result.trials),
             "found": None if found is None else found.to_json(),
             "front": [trial.number for trial in result.front],
+            "hypervolume": None if covered is None else covered.to_json(),
             "groups": [group.to_json() for group in result.groups],
             "verdict": list(result.verdict),
         }

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from ..hypervolume import history
 from ..objective import Objective, comparable
 from ..trial import Trial
 from .markup import (
@@ -75,6 +76,7 @@ def trials_section(story: Story) -> str:
     plots = [_progress(story, drawn, i, objective) for i, objective in enumerate(story.objectives[:2])]
     if axes is not None:
         plots.insert(0, _scatter(story, drawn, *axes))
+    plots += _hypervolume(story)
     note = ""
     if len(drawn) < len(story.trials):
         note = f'<p class="note">{len(drawn):,} of {len(story.trials):,} trials are drawn, evenly chosen.</p>'
@@ -202,6 +204,38 @@ def _progress(story: Story, drawn: Sequence[Trial], i: int, objective: Objective
     hidden = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
     title = f"Best {escaped(name)} so far"
     return plot(title, data, note, xaxis=axis("trial"), yaxis=axis(name), yaxis2=hidden)
+
+
+def _hypervolume(story: Story) -> list[str]:
+    """With several objectives, how much the front dominates after each trial."""
+    if len(story.objectives) < 2:
+        return []
+    found = history(story.trials, story.objectives, story.config.get("reference") or {})
+    if found is None:
+        return []
+    changes = [n for n, value in enumerate(found.values) if n == 0 or value != found.values[n - 1]]
+    shown = sorted({*changes, len(found.values) - 1})
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "hypervolume",
+            "x": [found.numbers[n] for n in shown],
+            "y": [finite(found.values[n]) for n in shown],
+            "line": {"color": GREEN, "width": 2, "shape": "hv"},
+        }
+    ]
+    point = ", ".join(f"{escaped(name)} {amount(value)}" for name, value in found.reference.items())
+    where = "the configuration's" if found.given else "the worst of each objective in this run"
+    return [
+        plot(
+            "Hypervolume of the front",
+            data,
+            f"Measured from the reference point {point}: {where}.",
+            xaxis=axis("trial"),
+            yaxis=axis("hypervolume", rangemode="tozero"),
+        )
+    ]
 
 
 def table_section(story: Story) -> str:
