@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from archloom.architecture import Architecture
-from archloom.errors import ConfigError
 from archloom.space import SearchSpace, sample, size
 from archloom.strategy import Proposal
 from archloom.trial import Trial
+
+from .options import at_least
 
 DRAWS = 100
 """How often an architecture is drawn again that the bracket has already."""
@@ -99,11 +100,8 @@ class SuccessiveHalving:
     def __init__(
         self, space: SearchSpace, rng: random.Random, *, width: int = 27, eta: int = 3, rungs: int = 3
     ) -> None:
-        if eta < 2 or rungs < 2 or width < eta ** (rungs - 1):
-            raise ConfigError(
-                "successive_halving: eta and rungs must be at least 2 and width at least eta^(rungs - 1), so that one "
-                f"is left at the end; not {eta}, {rungs} and {width}"
-            )
+        at_least("successive_halving", 2, eta=eta, rungs=rungs)
+        at_least("successive_halving", eta ** (rungs - 1), width=width)  # so that one is left at the end
         self.space, self.rng, self.eta = space, rng, eta
         self.shapes = self._shapes(width, rungs)
         self.bracket: Bracket | None = None
