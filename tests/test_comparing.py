@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
+import signal
 import statistics as plain
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +21,7 @@ from scipy.stats import wilcoxon
 
 import toys
 from archloom import cli
-from archloom.comparing import compare, parse_comparison
+from archloom.comparing import compare, parse_comparison, read_comparison
 from archloom.comparing.runs import incumbents
 from archloom.comparing.statistics import band, curve, holm, paired
 from archloom.errors import ConfigError, RunError
@@ -257,6 +264,67 @@ def test_searches_that_train_have_run_folders_and_go_on_in_them(host, tmp_path):
     (tmp_path / "runs.jsonl").write_text("".join((tmp_path / "runs.jsonl").read_text().splitlines(True)[:2]))
     log.write_text("".join(whole.splitlines(True)[:4]))
     assert compare(comparison(**changes), tmp_path, host=host).document["scores"] == document["scores"]
+
+
+@pytest.mark.slow
+def test_killed_and_interrupted_from_outside_it_loses_nothing_and_leaves_nobody_behind(tmp_path):
+    """The real command with two processes: Ctrl-C, then SIGKILL, then to the end."""
+    config = tmp_path / "c.yaml"
+    example = Path(__file__).parent.parent / "examples" / "compare_macro.yaml"
+    config.write_text(example.read_text().replace("seeds: 200", "seeds: 30\nprocesses: 2"))
+    folder = tmp_path / "folder"
+    command = [sys.executable, "-m", "archloom", "compare", str(config), "--folder", str(folder)]
+
+    def until(count: int, how: int) -> tuple[int, str]:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        waited = time.monotonic()
+        while not (folder / "runs.jsonl").exists() or len(runs(folder)) < count:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() - waited < 300
+            time.sleep(0.05)
+        os.kill(process.pid, how)
+        _, told = process.communicate(timeout=120)
+        gone = time.monotonic()
+        while _alive(process.pid):
+            assert time.monotonic() - gone < 60, "a worker outlived its parent"
+            time.sleep(0.1)
+        return process.returncode, told
+
+    code, told = until(5, signal.SIGINT)
+    assert (code, "interrupted; what was done is saved" in told) == (130, True)
+    done = len(runs(folder))
+    assert 5 <= done < 120
+    until(done + 5, signal.SIGKILL)
+    kept = {(one["label"], one["seed"]): one["incumbents"] for one in runs(folder)}
+    assert len(kept) == len(runs(folder)) >= done + 5
+    subprocess.run([*command, "--set", "seeds=8"], check=True, capture_output=True, timeout=300)
+    for one in runs(folder):
+        known = kept.get((one["label"], one["seed"]))
+        assert known is None or known == one["incumbents"]
+    assert len(json.loads((folder / "comparison.json").read_text())["strategies"]) == 4
+
+
+def _alive(session: int) -> list[int]:
+    """The processes of a session that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_the_example_is_the_protocol_of_record():
+    example = read_comparison(Path(__file__).parent.parent / "examples" / "compare_macro.yaml")
+    assert (example.protocol.seeds, example.limit, example.protocol.at) == (200, 100, (20, 50, 100))
+    assert list(example.protocol.strategies) == ["random", "evolution", "local search", "surrogate"]
+    results = Path(__file__).parent.parent / "benchmarks" / "results" / "compare_macro.json"
+    kept = json.loads(results.read_text())
+    assert kept["protocol"]["seeds"] == 200
+    assert {name: kept["strategies"][name]["strategy"] for name in kept["strategies"]} == {
+        name: one.to_json()["strategy"] for name, one in example.protocol.strategies.items()
+    }
 
 
 # -- statistics ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -272,10 +273,19 @@ def _prepare(data: dict[str, Any], folder: str, files: tuple[str, ...]) -> None:
     import torch
 
     global _searches
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     comparison = Comparison.model_validate(data)
     torch.set_num_threads(comparison.shared.threads or 1)
     _searches = Searches(comparison, Path(folder), Host(files))
+
+
+def _end_with_the_parent() -> None:
+    """A parent that is killed at once cannot end its workers, and nobody would record what they find."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _run(label: str, seed: int) -> Record:
