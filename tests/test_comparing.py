@@ -266,6 +266,30 @@ def test_searches_that_train_have_run_folders_and_go_on_in_them(host, tmp_path):
     assert compare(comparison(**changes), tmp_path, host=host).document["scores"] == document["scores"]
 
 
+def test_a_budget_of_epochs_is_what_the_curves_run_over(host, tmp_path):
+    """Halving pays for parts of trainings; its incumbent is the one that was trained the longest, and then the best."""
+    changes = {
+        "space": {"type": "blocks", "depth": 3, "width": 2},
+        "estimators": [{"type": "accuracy", "epochs": 4, "batch_size": 16}],
+        "select": "accuracy.trained",
+        "score": "accuracy.trained",
+        "optimum": 100.0,
+        "strategies": {"halving": {"type": "successive_halving", "width": 4, "eta": 2, "rungs": 3}},
+        "budget": {"epochs": 12},
+        "at": [6],
+        "seeds": 2,
+    }
+    document = compare(comparison(**changes), tmp_path, host=host).document
+    assert (document["protocol"]["axis"], document["protocol"]["at"]) == ("epochs", [6, 12])
+    for one in runs(tmp_path):
+        spent = [step["epochs"] for step in one["incumbents"]]
+        assert spent == sorted(spent)
+        assert spent[0] == (1 if one["label"] == "halving" else 4)
+        last = one["incumbents"][-1]["metrics"]["accuracy.trained"]
+        regret = document["scores"]["accuracy.trained"]["regret"][one["label"]]["12"][one["seed"]]
+        assert regret == 100.0 - last
+
+
 @pytest.mark.slow
 def test_killed_and_interrupted_from_outside_it_loses_nothing_and_leaves_nobody_behind(tmp_path):
     """The real command with two processes: Ctrl-C, then SIGKILL, then to the end."""

@@ -106,7 +106,7 @@ class Protocol(BaseModel):
     seeds: int = Field(20, ge=2)
     at: tuple[Annotated[float, Field(gt=0)], ...] = ()
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    resamples: int = Field(2000, ge=100)
+    resamples: int = Field(10_000, ge=100)
     processes: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
