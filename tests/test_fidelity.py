@@ -265,3 +265,23 @@ def test_halving_finds_more_for_its_epochs_than_random_search():
     drawn = [found(RandomSearch, seed) for seed in range(12)]
     error = ((statistics.variance(halved) + statistics.variance(drawn)) / 12) ** 0.5
     assert statistics.fmean(halved) - statistics.fmean(drawn) > 2 * error
+
+
+@pytest.mark.slow
+def test_two_processes_continue_each_other_s_trainings(tmp_path):
+    """What one worker left another goes on from; the trials are those of a single process."""
+    config = {
+        "space": {"type": "fbnet", "stages": [[8, 2, 1]], "head_width": 8, "in_channels": 1},
+        "task": {"type": "digits", "train_size": 96},
+        "strategy": {"type": "successive_halving", "width": 4, "eta": 2, "rungs": 3},
+        "estimators": [{"type": "accuracy", "epochs": 4, "batch_size": 16}],
+        "objectives": ["accuracy.trained"],
+        "budget": {"trials": 7},
+        "verdict": {"seeds": 0},
+        "observers": [],
+        "threads": 1,
+        "window": 2,
+    }
+    alone = archloom.search(config, tmp_path / "alone")
+    together = archloom.search(config | {"workers": 2}, tmp_path / "together")
+    assert list(map(toys.comparable, together.trials)) == list(map(toys.comparable, alone.trials))

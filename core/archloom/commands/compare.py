@@ -39,13 +39,22 @@ def compare(
     target = folder or Path("runs") / f"compare-{config.stem}"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
-        task = bars.add_task("searches", total=None)
+        task, done = bars.add_task("searches", total=None), 0
 
         def notify(event: Mapping[str, Any]) -> None:
-            if event["event"] == "run":
-                bars.update(task, total=event["of"], advance=1)
+            nonlocal done
+            if event["event"] != "run":
+                return
+            done += 1
+            bars.update(task, total=event["of"], advance=1)
+            if not err.is_terminal and 10 * done // event["of"] > 10 * (done - 1) // event["of"]:
+                err.print(f"{done} of {event['of']} searches")
 
-        compared = run_comparison(comparison, target, host=host, notify=notify)
+        try:
+            compared = run_comparison(comparison, target, host=host, notify=notify)
+        except KeyboardInterrupt:
+            err.print(f"the searches that ended are kept in {target}; the same command goes on")
+            raise
     if as_json:
         print(json.dumps(compared.document, indent=1))
         return

@@ -83,8 +83,7 @@ def check(
 
     from ..config import override, parse_part
     from ..errors import ConfigError
-    from ..latency import LatencyTable, build_table
-    from ..latency_check import check_file, check_table, draw, measure_networks, page, read_measured
+    from ..latency_check import check_file, page, read_measured
     from ..resolve import device_of, make
     from ..run import write_atomically, write_json
 
@@ -99,21 +98,13 @@ def check(
         document = check_file(read_measured(measured, made), made, devices=on or (), train=train, seed=seed)
         title = f"Latency of {space}, {measured.name}"
     else:
-        made_task = make(host, "task", parse_part(parts["task"], "task"))
         if threads:
             torch.set_num_threads(threads)
-        known = None if table is None else LatencyTable.read(table).check(made)
-        images = batch or (1 if known is None else known.setting.batch)
-        where = device_of(device)
-        if known is None:
-            shape, classes = tuple(made_task.shape), len(made_task.classes)
-            known = build_table(made, shape, classes, device=where, batch=images, runs=runs)
-        _same_setting(known.setting, where, images)
-        drawn = draw(made, networks, seed)
-        timings = measure_networks(
-            drawn, made, made_task, device=where, batch=images, rounds=max(1, runs // 3)
+        made_task = make(host, "task", parse_part(parts["task"], "task"))
+        known = _table(table, made, made_task, device_of(device), batch, runs)
+        document = _measure_and_check(
+            known, made, made_task, device_of(device), networks, calibrate, runs, seed
         )
-        document = check_table(known, made, drawn, timings, calibrate=calibrate)
         title = f"Latency of {space} on {known.setting.device}"
     numbers = target.with_suffix(".json")
     write_json(numbers, document)
@@ -123,6 +114,31 @@ def check(
         return
     _print_agreement(document)
     out.print(f"page: {target}   all numbers: {numbers}")
+
+
+def _table(path: Path | None, space: Any, task: Any, device: Any, batch: int | None, runs: int) -> Any:
+    """The table from the file, checked to hold for this space and setting; without a file one measured now."""
+    from ..latency import LatencyTable, build_table
+
+    if path is None:
+        shape, classes = tuple(task.shape), len(task.classes)
+        return build_table(space, shape, classes, device=device, batch=batch or 1, runs=runs)
+    known = LatencyTable.read(path).check(space)
+    _same_setting(known.setting, device, batch or known.setting.batch)
+    return known
+
+
+def _measure_and_check(
+    table: Any, space: Any, task: Any, device: Any, networks: int, calibrate: int, runs: int, seed: int
+) -> dict[str, Any]:
+    """Random networks, measured as a whole, against the table."""
+    from ..latency_check import check_table, draw, measure_networks
+
+    drawn = draw(space, networks, seed)
+    # a network is measured several times in each round, and need not be as often as a layer
+    rounds = max(1, runs // 3)
+    timings = measure_networks(drawn, space, task, device=device, batch=table.setting.batch, rounds=rounds)
+    return check_table(table, space, drawn, timings, calibrate=calibrate)
 
 
 def _same_setting(then: Any, device: Any, batch: int) -> None:
