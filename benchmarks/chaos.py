@@ -46,6 +46,11 @@ TRAINED = {
     "objectives": ["accuracy.trained"],
     "budget": {"trials": 4},
 }
+CONTINUED = {
+    "estimators": ["macs", {"type": "accuracy", "epochs": 4, "batch_size": 32}],
+    "objectives": ["accuracy.trained"],
+    "budget": {"trials": 7},
+}
 INHERITED = {
     "estimators": ["macs", {"type": "inherited_accuracy", "recalibration": 2}],
     "objectives": ["accuracy.inherited"],
@@ -54,6 +59,9 @@ FBNET = {"type": "fbnet", "epochs": 3, "warmup_epochs": 1, "batch_size": 32, "co
 CASES: dict[str, dict[str, Any]] = {
     "random": TRAINED | {"strategy": "random"},
     "evolution": COUNTED | {"strategy": {"type": "evolution", "population": 4, "tournament": 2}},
+    "successive_halving": CONTINUED
+    | {"strategy": {"type": "successive_halving", "width": 4, "eta": 2, "rungs": 3}},
+    "hyperband": CONTINUED | {"strategy": {"type": "hyperband", "eta": 2, "rungs": 3}},
     "fbnet": INHERITED | {"method": FBNET},
 }
 """One search per strategy; a simple strategy without a case is run with `COUNTED`."""

@@ -126,6 +126,7 @@ class SearchConfig(_Strict):
     objectives: list[str] = Field(min_length=1)
     constraints: list[str] = []
     pick: Pick | None = None
+    reference: dict[str, float] = {}
     budget: Budget = Budget()  # type: ignore[call-arg]
     model: ModelConfig = ModelConfig()
     recipe: PartLike = Part(type="default")

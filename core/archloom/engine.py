@@ -14,12 +14,13 @@ from typing import Any
 
 from .architecture import Architecture
 from .errors import RunError, SearchError
+from .estimator import FULL, Fidelity
 from .measuring import Executor, Outcome
 from .objective import Constraint, Objective
 from .randomness import derive_seed
 from .run import EventLog
 from .space import SearchSpace, check, size
-from .strategy import Strategy
+from .strategy import Proposal, Strategy
 from .trial import Trial
 
 Event = dict[str, Any]
@@ -37,12 +38,17 @@ class Limits:
     max_repeats: int = 1000
 
 
+_Key = tuple[Architecture, float]  # what a result is of: the architecture at a fidelity
+
+
 @dataclass
 class _Open:
     """A proposal that has not been delivered: still being measured, or measured."""
 
     number: int
     architecture: Architecture
+    fidelity: float
+    since: float
     seed: int
     future: Future[Outcome] | None = None
     source: int | None = None
@@ -74,7 +80,9 @@ class Search:
         self.seed, self.log, self.order, self.window, self.notify = seed, log, order, window, notify
         self.trials: dict[int, Trial] = {}
         self._open: list[_Open] = []
-        self._settled: dict[Architecture, int] = {}
+        self._settled: dict[_Key, int] = {}
+        self._measured_at: dict[Architecture, list[tuple[float, int]]] = {}  # (fidelity, seed), as delivered
+        self._complete: set[Architecture] = set()  # no higher fidelity is left
         self._proposed = 0
         self._nothing_to_ask = False
         self._rejected = self._repeats = self._failures = self._measured = 0
@@ -137,7 +145,7 @@ class Search:
             return f"the budget of {limits.seconds:g} seconds is spent"
         if self._measured and limits.epochs is not None and self._spent_epochs >= limits.epochs:
             return f"the budget of {limits.epochs:g} epochs is spent"
-        if len(self._settled) >= self._space_size:
+        if len(self._complete) >= self._space_size:
             return f"all {self._space_size} architectures of the space were proposed"
         if self._repeats >= limits.max_repeats:
             return f"the last {self._repeats} proposals were all repeats"
@@ -148,26 +156,38 @@ class Search:
         return None
 
     def _propose(self) -> None:
-        architecture = self._ask()
+        proposal = self._ask()
         self._record(
             {
                 "event": "propose",
-                "number": self._proposed if architecture is not None else None,
-                "architecture": None if architecture is None else architecture.to_json(),
+                "number": None if proposal is None else self._proposed,
+                "architecture": None if proposal is None else proposal.architecture.to_json(),
+                "fidelity": None if proposal is None else proposal.fidelity,
             }
         )
-        if architecture is not None:
-            self._start(self._enter(architecture))
+        if proposal is not None:
+            self._start(self._enter(proposal))
 
-    def _ask(self) -> Architecture | None:
+    def _ask(self) -> Proposal | None:
         proposal = self.strategy.propose()
         if proposal is None:
             self._nothing_to_ask = True
             return None
-        return check(self.space, proposal)
+        if not isinstance(proposal, Proposal):
+            proposal = Proposal(proposal)
+        if not 0.0 < proposal.fidelity <= 1.0:
+            raise SearchError(
+                f"the strategy proposed a fidelity of {proposal.fidelity!r}; it is a share of the full effort, above 0 "
+                "and at most 1"
+            )
+        return Proposal(check(self.space, proposal.architecture), proposal.fidelity)
 
-    def _enter(self, architecture: Architecture) -> _Open:
-        entry = _Open(self._proposed, architecture, derive_seed(self.seed, "trial", self._proposed))
+    def _enter(self, proposal: Proposal) -> _Open:
+        """A new open entry. What was delivered at a lower fidelity goes on from there, and under the same seed."""
+        architecture, fidelity = proposal.architecture, proposal.fidelity
+        earlier = [one for one in self._measured_at.get(architecture, []) if one[0] < fidelity]
+        since, seed = max(earlier, default=(0.0, derive_seed(self.seed, "trial", self._proposed)))
+        entry = _Open(self._proposed, architecture, fidelity, since, seed)
         self._proposed += 1
         self._open.append(entry)
         return entry
@@ -175,16 +195,23 @@ class Search:
     def _start(self, entry: _Open) -> None:
         entry.source = self._source(entry)
         if entry.source is None:
-            entry.future = self.executor.submit(entry.architecture, entry.seed)
+            fidelity = Fidelity(entry.fidelity, entry.since)
+            # an executor that knows no fidelity need not, as long as all are full
+            more = () if fidelity == FULL else (fidelity,)
+            entry.future = self.executor.submit(entry.architecture, entry.seed, *more)
 
     def _source(self, entry: _Open) -> int | None:
         """The earlier trial, settled or open, whose result this one repeats; failures are not repeated."""
-        settled = self._settled.get(entry.architecture)
+        settled = self._settled.get((entry.architecture, entry.fidelity))
         if settled is not None:
             return settled
         for other in self._open:
             failed = other.trial is not None and other.trial.status == "failed"
-            same = other.source is None and other.architecture == entry.architecture
+            same = (
+                other.source is None
+                and other.architecture == entry.architecture
+                and other.fidelity == entry.fidelity
+            )
             if same and not failed and other.number < entry.number:
                 return other.number
         return None
@@ -209,6 +236,9 @@ class Search:
 
     def _hand_over(self, entry: _Open, trial: Trial) -> None:
         self._open.remove(entry)
+        if trial.status == "ok" and trial.source is None:
+            # by deliveries, whose order the log keeps: results may be ready earlier when they are replayed
+            self._measured_at.setdefault(trial.architecture, []).append((trial.fidelity, trial.seed))
         self.strategy.observe(trial)
         self._nothing_to_ask = False
 
@@ -248,13 +278,16 @@ class Search:
             entry.seed,
             None,
             outcome.error,
+            entry.fidelity,
         )
 
     def _count(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
         self._spent_epochs += trial.cost.get("epochs", 0.0)
         if trial.status != "failed":
-            self._settled.setdefault(trial.architecture, trial.number)
+            self._settled.setdefault((trial.architecture, trial.fidelity), trial.number)
+            if trial.fidelity == 1.0 or trial.status == "infeasible":
+                self._complete.add(trial.architecture)
         if trial.source is not None:
             self._repeats += 1
             return
@@ -308,11 +341,13 @@ class Search:
 
     def _replay_propose(self, event: Event, results: Mapping[int, Trial]) -> None:
         proposal = self._ask()
-        logged = None if event["architecture"] is None else Architecture.from_json(event["architecture"])
+        logged = None
+        if event["architecture"] is not None:
+            logged = Proposal(Architecture.from_json(event["architecture"]), event.get("fidelity", 1.0))
         if proposal != logged:
             raise RunError(
                 f"the resumed strategy proposes something else than the log has at trial {self._proposed}: "
-                f"now {proposal}, then {logged}. Its code or its data changed; start a new run"
+                f"now {_told(proposal)}, then {_told(logged)}. Its code or its data changed; start a new run"
             )
         if proposal is None:
             return
@@ -320,6 +355,12 @@ class Search:
         entry.trial = results.get(entry.number)
         if entry.trial is not None:
             self._count(entry.trial)
+
+
+def _told(proposal: Proposal | None) -> str:
+    if proposal is None or proposal.fidelity == 1.0:
+        return str(proposal and proposal.architecture)
+    return f"{proposal.architecture} at fidelity {proposal.fidelity:g}"
 
 
 def check_identity(logged: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -32,8 +35,22 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Fidelity:
+    """How much of the full measurement is made: `upto` in (0, 1]; `since`, how much of it was made before."""
+
+    upto: float = 1.0
+    since: float = 0.0
+
+
+FULL = Fidelity()
+
+
+@dataclass(frozen=True)
 class Context:
-    """What an estimate may use. `seed` is the trial's own; `supernet` is there for weight sharing only."""
+    """What an estimate may use. `seed` is the trial's own; `supernet` is there for weight sharing only.
+
+    `fidelity` matters to estimators with `epochs_at` alone. `folder` is the run's folder, None where there is none.
+    """
 
     space: SearchSpace
     task: Task
@@ -43,6 +60,17 @@ class Context:
     precision: str
     recorded: Recorded
     supernet: Model | None = None
+    fidelity: Fidelity = FULL
+    folder: Path | None = None
+
+    def kept(self, architecture: Architecture) -> Path | None:
+        """A folder of this architecture's own, where an estimate at a low fidelity leaves what one at a higher
+        fidelity goes on from; None where the run keeps nothing. An estimate must come out the same, to the bit on a
+        CPU, whether it finds something there or not."""
+        if self.folder is None:
+            return None
+        text = json.dumps([architecture.to_json(), self.seed], sort_keys=True)
+        return self.folder / "continued" / hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def assemble(self, architecture: Architecture) -> Model:
         """The whole model of `architecture` for the task; weights drawn from the trial's seed."""
@@ -66,7 +94,8 @@ class Estimator(Protocol):
     metrics: what `estimate` returns, all of it each time. expense: `STATIC`, `INHERITED` or `TRAINING`.
     needs: "supernet" where inherited weights are used, else empty. An estimate that cannot be made is
     raised as an exception; it is recorded and the search goes on. One that trains says how many `epochs` an
-    estimate takes, for the budget.
+    estimate takes, for the budget. One that can measure at a lower fidelity has `epochs_at(fidelity)` as well: how
+    many epochs that is, 0 at 0 and `epochs` at 1; it goes by the context's `fidelity`.
     """
 
     metrics: tuple[Metric, ...]

@@ -17,7 +17,7 @@ from torch import nn
 from .architecture import Architecture
 from .errors import ConfigError
 from .model import ModelParts, evaluating, output_shape
-from .randomness import torch_rng
+from .randomness import python_rng, torch_rng
 from .supernet import Supernet
 
 FORMAT = "archloom latency table 1"
@@ -82,6 +82,11 @@ def measure(
             module(*inputs)
             _synchronize(device)
             times.append((time.perf_counter() - before) * 1e3)
+    return _timing(times)
+
+
+def _timing(times: Sequence[float]) -> Timing:
+    """Median and spread of single times in milliseconds."""
     ordered = sorted(times)
     return Timing(
         median=statistics.median(ordered),
@@ -199,8 +204,42 @@ def build_table(
     runs: int = 30,
     warmup: int = 5,
 ) -> LatencyTable:
-    """Measure every candidate of `space` on this device, at the shapes that it has for images of `shape`."""
+    """Measure every candidate of `space` on this device, at the shapes that it has for images of `shape`.
+
+    Alone in a loop a layer finds its weights and its input in the nearest cache, and the sum of such times misses the
+    whole network's. So whole paths are run and each layer is timed where it stands, behind a layer that has just
+    written its input. Paths are drawn so that in each of `runs` rounds every candidate is on one of them, a round
+    measures all candidates in turn, and what disturbs the machine for a while falls on all of them alike.
+    """
     device = torch.device(device)
+    layers, fixed, modules = _places(space, shape, num_classes, parts, device)
+    times: dict[str, list[float]] = {key: [] for key in modules}
+    images = torch.randn(batch, *shape, generator=torch_rng(0, "latency"))
+    x = images.to(device, memory_format=torch.channels_last)
+    stem, tail, head = fixed
+    with torch.inference_mode():
+        for number in range(runs):
+            for path in _paths(layers, number):
+                for _ in range(warmup if number == 0 else 1):
+                    _walk([stem, *path, tail, head], x, device)
+                for key, milliseconds in _walk([stem, *path, tail, head], x, device):
+                    times[key].append(milliseconds)
+    options = {choice: {option: key for option, (key, _) in of.items()} for choice, of in layers.items()}
+    entries = {key: _timing(found) for key, found in times.items()}
+    return LatencyTable(entries, options, [key for key, _ in fixed], setting_of(device, batch))
+
+
+_Place = tuple[str, nn.Module]  # the entry's key, and the very module that stands there
+
+
+def _places(
+    space: Any,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    parts: ModelParts | None,
+    device: torch.device,
+) -> tuple[dict[str, dict[str, _Place]], list[_Place], dict[str, nn.Module]]:
+    """choice -> option -> place; stem, tail, and neck and head; and for each key the first of its modules."""
     supernet = Supernet(space, seed=0)
     first = dict.fromkeys(supernet.layers, 0)
     model = (parts or ModelParts()).assemble(
@@ -213,38 +252,57 @@ def build_table(
             "(archloom.space.Around does) for a latency table"
         )
     model.to(device).to(memory_format=torch.channels_last).eval()
-    entries: dict[str, Timing] = {}
-    layers: dict[str, dict[str, str]] = {}
-    described: dict[str, str] = {}
+    modules: dict[str, nn.Module] = {}
 
-    def entry(
+    def place(
         name: str, module: nn.Module, shape_in: tuple[int, ...], where: str
-    ) -> tuple[str, tuple[int, ...]]:
+    ) -> tuple[_Place, tuple[int, ...]]:
         shape_out = output_shape(module, shape_in)[1:]  # type: ignore[arg-type]
         key = f"{name} {_by(shape_in)} -> {_by(shape_out)}"
-        if described.setdefault(key, repr(module)) != repr(module):
+        if repr(modules.setdefault(key, module)) != repr(module):
             key = f"{where} {key}"  # two modules of one name and shape that are built differently
-        if key not in entries:
-            x = torch.randn(batch, *shape_in, generator=torch_rng(0, "latency")).to(device)
-            x = x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
-            entries[key] = measure(module, x, device=device, runs=runs, warmup=warmup)
-        return key, shape_out
+            modules[key] = module
+        return (key, module), shape_out
 
-    stem, current = entry("stem", network.stem, shape, "stem")
+    stem, current = place("stem", network.stem, shape, "stem")
+    layers: dict[str, dict[str, _Place]] = {}
     for choice in space.choices:
         if choice.name in supernet.layers:
-            options = getattr(network.body, choice.name).options
-            measured = [
-                entry(str(option), module, current, choice.name)
-                for option, module in zip(choice.options, options, strict=True)
+            candidates = getattr(network.body, choice.name).options
+            found = [
+                place(str(option), module, current, choice.name)
+                for option, module in zip(choice.options, candidates, strict=True)
             ]
-            layers[choice.name] = {
-                str(option): key for option, (key, _) in zip(choice.options, measured, strict=True)
-            }
-            current = measured[0][1]
-    tail, current = entry("tail", network.tail, current, "tail")
-    head, _ = entry("neck and head", nn.Sequential(model.neck, model.head), current, "head")
-    return LatencyTable(entries, layers, [stem, tail, head], setting_of(device, batch))
+            names = map(str, choice.options)
+            layers[choice.name] = {name: one for name, (one, _) in zip(names, found, strict=True)}
+            current = found[0][1]
+    tail, current = place("tail", network.tail, current, "tail")
+    head, _ = place("neck and head", nn.Sequential(model.neck, model.head), current, "head")
+    return layers, [stem, tail, head], modules
+
+
+def _paths(layers: Mapping[str, Mapping[str, _Place]], number: int) -> list[list[_Place]]:
+    """Paths that together hold every candidate of every choice, shuffled anew for each round."""
+    rng = python_rng(0, "latency paths", number)
+    columns = []
+    for options in layers.values():
+        places = list(options.values())
+        rng.shuffle(places)
+        columns.append(places)
+    widest = max((len(column) for column in columns), default=1)
+    return [[column[n % len(column)] for column in columns] for n in range(widest)]
+
+
+def _walk(path: Sequence[_Place], x: torch.Tensor, device: torch.device) -> list[tuple[str, float]]:
+    """Run the modules one after another: each one's key and milliseconds."""
+    found = []
+    _synchronize(device)
+    for key, module in path:
+        before = time.perf_counter()
+        x = module(x)
+        _synchronize(device)
+        found.append((key, (time.perf_counter() - before) * 1e3))
+    return found
 
 
 def _by(shape: tuple[int, ...]) -> str:

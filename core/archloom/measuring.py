@@ -13,7 +13,7 @@ from typing import Protocol
 
 from .architecture import Architecture
 from .errors import SearchError
-from .estimator import Context, Estimator
+from .estimator import FULL, Context, Estimator, Fidelity
 from .objective import Constraint
 from .space import SearchSpace, violations
 from .trial import Status
@@ -41,7 +41,7 @@ class Measurer:
     context: Context
     strict: bool = False
 
-    def __call__(self, architecture: Architecture, seed: int) -> Outcome:
+    def __call__(self, architecture: Architecture, seed: int, fidelity: Fidelity = FULL) -> Outcome:
         started = time.perf_counter()
         metrics: dict[str, float] = {}
         cost = {"seconds": 0.0, "epochs": 0.0}
@@ -51,11 +51,11 @@ class Measurer:
 
         if broken := violations(self.space, architecture):
             return outcome("infeasible", broken[0])
-        context = replace(self.context, seed=seed)
+        context = replace(self.context, seed=seed, fidelity=fidelity)
         for estimator in sorted(self.estimators, key=lambda e: e.expense):
             try:
                 measured = estimator.estimate(architecture, context)
-                cost["epochs"] += getattr(estimator, "epochs", 0.0)
+                cost["epochs"] += _epochs(estimator, fidelity)
                 lacking = [m.name for m in estimator.metrics if m.name not in measured]
                 if lacking:
                     raise SearchError(f"{type(estimator).__name__} gave no {', '.join(lacking)}")
@@ -80,22 +80,30 @@ class Measurer:
         return outcome("ok")
 
 
+def _epochs(estimator: Estimator, fidelity: Fidelity) -> float:
+    """What an estimate adds to the budget's epochs: of one that is continued, only what is new."""
+    if hasattr(estimator, "epochs_at"):
+        return float(estimator.epochs_at(fidelity.upto) - estimator.epochs_at(fidelity.since))
+    return float(getattr(estimator, "epochs", 0.0))
+
+
 class Executor(Protocol):
     """Where measuring happens: here and now, or elsewhere."""
 
     workers: int
 
-    def submit(self, architecture: Architecture, seed: int) -> Future[Outcome]: ...
+    def submit(self, architecture: Architecture, seed: int, fidelity: Fidelity = FULL) -> Future[Outcome]: ...
 
 
 @dataclass
 class Here:
     """Measures in this process, at once."""
 
-    measure: Callable[[Architecture, int], Outcome]
+    measure: Callable[..., Outcome]  # (architecture, seed), and the fidelity where it is not full
     workers: int = 1
 
-    def submit(self, architecture: Architecture, seed: int) -> Future[Outcome]:
+    def submit(self, architecture: Architecture, seed: int, fidelity: Fidelity = FULL) -> Future[Outcome]:
         future: Future[Outcome] = Future()
-        future.set_result(self.measure(architecture, seed))
+        more = () if fidelity == FULL else (fidelity,)
+        future.set_result(self.measure(architecture, seed, *more))
         return future

@@ -85,9 +85,16 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
     return all(x >= y for x, y in zip(a, b, strict=True)) and any(x > y for x, y in zip(a, b, strict=True))
 
 
-def front(trials: Sequence[Trial]) -> list[Trial]:
-    """The non-dominated ok trials, by number; of equal ones (same scores) the lowest number alone."""
+def comparable(trials: Sequence[Trial]) -> list[Trial]:
+    """The ok trials of the highest fidelity that there is, by number: only these are compared in the end."""
     ok = [trial for trial in sorted(trials, key=lambda t: t.number) if trial.scores is not None]
+    highest = max((trial.fidelity for trial in ok), default=1.0)
+    return [trial for trial in ok if trial.fidelity == highest]
+
+
+def front(trials: Sequence[Trial]) -> list[Trial]:
+    """The non-dominated ones of `comparable` trials; of equal ones (same scores) the lowest number alone."""
+    ok = comparable(trials)
     kept: list[Trial] = []
     for trial in ok:
         rivals = [other.scores for other in ok if other.scores is not None]
@@ -102,7 +109,7 @@ def front(trials: Sequence[Trial]) -> list[Trial]:
 def best(trials: Sequence[Trial], picking: Picking | None = None) -> Trial | None:
     """The engine's choice: with one objective the highest score, ties to the lowest number; with several
     the `picking` from the front, or None where nothing says how to pick; None where no trial is ok."""
-    ok = [trial for trial in trials if trial.scores is not None]
+    ok = comparable(trials)
     if not ok:
         return None
     if picking is not None:

@@ -35,7 +35,18 @@ HOOKS: Mapping[Kind, str] = {
 
 INJECTED: Mapping[Kind, tuple[str, ...]] = {
     "space": ("host",),
-    "strategy": ("space", "rng", "task", "seed", "ranks", "model", "device", "precision", "recorded"),
+    "strategy": (
+        "space",
+        "rng",
+        "task",
+        "seed",
+        "ranks",
+        "model",
+        "device",
+        "precision",
+        "recorded",
+        "objectives",
+    ),
     "estimator": (),
     "task": (),
     "component": ("in_channels", "num_classes"),

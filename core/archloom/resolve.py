@@ -12,6 +12,7 @@ from torch import nn
 from .config import ModelConfig, Part, SearchConfig
 from .errors import ArchloomError, ConfigError, UnknownName
 from .estimator import Estimator, Metric
+from .hypervolume import check_reference
 from .model import ModelParts, assemble
 from .objective import Constraint, Objective, Picking
 from .plugins import Entry, Host, Kind
@@ -77,6 +78,7 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
         strategy=strategy,
         device=device_of(config.device),
     )
+    check_reference(config.reference, config.objectives)
     for part in config.observers:
         host.get("observer", part.type).validate(part.options)
     if config.verdict.seeds and config.verdict.cost not in metrics:
@@ -215,8 +217,15 @@ def _check_needs(
     estimators: Sequence[Estimator],
 ) -> None:
     offered = offers(space)
+    if any(hasattr(estimator, "epochs_at") for estimator in estimators):
+        offered.add("fidelity")
     for maker in filter(None, (method, strategy)):
         for need in maker.entry.needs:
+            if need == "fidelity" and need not in offered:
+                raise ConfigError(
+                    f"strategy '{maker.entry.name}' measures most architectures by a part of the full effort, and no "
+                    "estimator here can do less than all of it (has 'epochs_at', as 'accuracy' does)"
+                )
             if need not in offered:
                 raise ConfigError(
                     f"strategy '{maker.entry.name}' needs a space that {_MEANING.get(need, f'offers {need!r}')}; "

@@ -27,6 +27,7 @@ from .errors import ConfigError, RunError
 from .estimator import Context
 from .family import Member, family, write_family
 from .fitting import Fit
+from .hypervolume import history
 from .measuring import Here, Measurer
 from .model import Model
 from .objective import best, front
@@ -239,6 +240,7 @@ class _Session:
             device=r.device,
             precision=self.config.precision,
             recorded=self.recorded,
+            objectives=tuple(r.objectives),
         )
         if not isinstance(method, WeightSharing):
             raise ConfigError(
@@ -265,27 +267,9 @@ class _Session:
     # -- search ------------------------------------------------------------------------------------
 
     def _make_strategy(self, method: Any) -> Strategy:
-        r, config = self.resolved, self.config
-        strategy: Any = method
-        if r.strategy is not None:
-            strategy = r.strategy(
-                space=r.space,
-                rng=python_rng(config.seed, "strategy"),
-                seed=config.seed,
-                ranks=self.ranks,
-                model=r.parts,
-                device=r.device,
-                precision=config.precision,
-                # the first rank alone makes it, so nothing is broadcast
-                recorded=partial(recorded, self.folder),
-            )
-        if isinstance(strategy, Strategy):
-            return strategy
-        if r.strategy is None:
-            raise ConfigError(
-                f"method {type(strategy).__name__} only trains; name a 'strategy' that proposes"
-            )
-        raise ConfigError(f"strategy {type(strategy).__name__} lacks propose or observe")
+        # the first rank alone makes it, so nothing is broadcast
+        keep = partial(recorded, self.folder)
+        return make_strategy(self.resolved, method, seed=self.config.seed, ranks=self.ranks, recorded=keep)
 
     def _search(self, run: Run, method: Any, strategy: Strategy) -> tuple[list[Trial], str]:
         r, config = self.resolved, self.config
@@ -298,6 +282,7 @@ class _Session:
             config.precision,
             self.recorded,
             None if method is None else method.supernet,
+            folder=self.folder,
         )
         measurer = Measurer(r.space, r.estimators, r.constraints, context, config.strict)
         executor = Here(measurer) if config.workers == 1 else Workers(config, r.host.files, self.folder)
@@ -440,17 +425,43 @@ class _Session:
             write_atomically(self.folder / f"{target}.safetensors", _tensors(state["model"]))
 
     def _write_result(self, result: Result, found: Trial | None) -> None:
+        covered = history(result.trials, self.resolved.objectives, self.config.reference)
         document = {
             "reason": result.reason,
             "trials": len(result.trials),
             "ok": sum(trial.status == "ok" for trial in result.trials),
             "found": None if found is None else found.to_json(),
             "front": [trial.number for trial in result.front],
+            "hypervolume": None if covered is None else covered.to_json(),
             "groups": [group.to_json() for group in result.groups],
             "verdict": list(result.verdict),
             "family": [member.to_json() for member in result.family],
         }
         write_json(self.folder / "result.json", document)
+
+
+def make_strategy(
+    r: Resolved, method: Any, *, seed: int, ranks: Ranks, recorded: Callable[[str, Callable[[], Any]], Any]
+) -> Strategy:
+    """Who proposes: the configured strategy, or the `method` itself; a ConfigError where it does not."""
+    strategy: Any = method
+    if r.strategy is not None:
+        strategy = r.strategy(
+            space=r.space,
+            rng=python_rng(seed, "strategy"),
+            seed=seed,
+            ranks=ranks,
+            model=r.parts,
+            device=r.device,
+            precision=r.config.precision,
+            recorded=recorded,
+            objectives=tuple(r.objectives),
+        )
+    if isinstance(strategy, Strategy):
+        return strategy
+    if r.strategy is None:
+        raise ConfigError(f"method {type(strategy).__name__} only trains; name a 'strategy' that proposes")
+    raise ConfigError(f"strategy {type(strategy).__name__} lacks propose or observe")
 
 
 def _name(contestant: Contestant, number: int) -> str:

@@ -12,9 +12,10 @@ A factory is handed what it names among its parameters; everything else of it is
     precision   "float32", "bfloat16" or "float16"
     recorded    `recorded(name, measure)`: a JSON value measured once in a run's life and reused on resume, the
                 same on all ranks; to be called on all of them
+    objectives  the `Objective`s, in the order of a trial's scores
 
-A factory may declare `needs`, a tuple of what its space must offer: "supernet" or "differentiable".
-One that takes `task` needs "supernet" by that alone.
+A factory may declare `needs`, a tuple of what its space must offer: "supernet" or "differentiable"; or "fidelity",
+which an estimator must offer. One that takes `task` needs "supernet" by that alone.
 """
 
 from __future__ import annotations
@@ -30,12 +31,24 @@ from .trial import Trial
 Recorded = Callable[[str, Callable[[], Any]], Any]
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """An architecture to be measured at a part of the full effort: `fidelity` in (0, 1], of an estimator's epochs.
+
+    The same architecture at a higher fidelity later is continued from where it stood, under the same seed. A strategy
+    that makes proposals declares `needs = ("fidelity",)`, so that one without such an estimator is refused.
+    """
+
+    architecture: Architecture
+    fidelity: float = 1.0
+
+
 @runtime_checkable
 class Strategy(Protocol):
     """Ask and tell. It owns no loop, measures nothing and saves nothing: it is resumed by replay."""
 
-    def propose(self) -> Architecture | None:
-        """The next architecture to measure, or None: nothing to ask now.
+    def propose(self) -> Architecture | Proposal | None:
+        """The next architecture to measure, perhaps at a lower fidelity, or None: nothing to ask now.
 
         The search ends when None comes while no trial is open; after None it is asked again only after
         the next `observe`. Calls must be a function of the factory's arguments and of the calls before.

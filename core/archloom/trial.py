@@ -17,7 +17,8 @@ class Trial:
 
     `scores` are the objectives, each turned so that higher is better; None unless the trial is ok.
     `metrics` hold everything measured, as measured. `source` is the number of the trial whose result
-    this one repeats (its cost is then 0). `cost` is in seconds and training epochs.
+    this one repeats (its cost is then 0). `cost` is in seconds and training epochs. `fidelity` is the share of
+    the full measurement that was made, in 0..1: trials of different fidelity are not compared.
     """
 
     number: int
@@ -29,6 +30,7 @@ class Trial:
     seed: int = 0
     source: int | None = None
     error: str | None = None
+    fidelity: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", dict(self.metrics))
@@ -53,6 +55,7 @@ class Trial:
             "seed": self.seed,
             "source": self.source,
             "error": self.error,
+            "fidelity": self.fidelity,
         }
 
     @classmethod

@@ -11,7 +11,7 @@ from typing import Any
 
 from .architecture import Architecture
 from .config import SearchConfig, parse_config
-from .estimator import Context
+from .estimator import FULL, Context, Fidelity
 from .measuring import Measurer, Outcome
 from .plugins import Host
 from .resolve import resolve
@@ -33,9 +33,9 @@ class Workers:
             initargs=(config.model_dump(mode="json"), tuple(files), str(folder)),
         )
 
-    def submit(self, architecture: Architecture, seed: int) -> Future[Outcome]:
+    def submit(self, architecture: Architecture, seed: int, fidelity: Fidelity = FULL) -> Future[Outcome]:
         """Measure in the next free worker."""
-        return self._pool.submit(_measure, architecture, seed)
+        return self._pool.submit(_measure, architecture, seed, fidelity)
 
     def close(self) -> None:
         """End the workers."""
@@ -57,11 +57,12 @@ def _prepare(data: dict[str, Any], files: tuple[str, ...], folder: str) -> None:
         resolved.device,
         config.precision,
         partial(recorded, Path(folder)),
+        folder=Path(folder),
     )
     _measurer = Measurer(resolved.space, resolved.estimators, resolved.constraints, context, config.strict)
 
 
-def _measure(architecture: Architecture, seed: int) -> Outcome:
+def _measure(architecture: Architecture, seed: int, fidelity: Fidelity) -> Outcome:
     if _measurer is None:
         raise RuntimeError("this process was not prepared as a worker")
-    return _measurer(architecture, seed)
+    return _measurer(architecture, seed, fidelity)

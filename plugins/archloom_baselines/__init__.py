@@ -7,7 +7,9 @@ import archloom
 from .evolution import RegularizedEvolution
 from .grid import GridSearch
 from .local_search import LocalSearch
+from .optuna_samplers import OptunaSampler
 from .random_search import RandomSearch
+from .successive_halving import Hyperband, SuccessiveHalving
 from .surrogate import Surrogate
 
 
@@ -18,3 +20,6 @@ def register_strategies(register):
     register("evolution", RegularizedEvolution)
     register("local_search", LocalSearch)
     register("surrogate", Surrogate)
+    register("successive_halving", SuccessiveHalving)
+    register("hyperband", Hyperband)
+    register("optuna", OptunaSampler)

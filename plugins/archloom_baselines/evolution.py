@@ -11,6 +11,8 @@ from archloom.errors import ConfigError
 from archloom.space import SearchSpace, mutate, sample
 from archloom.trial import Trial
 
+from .options import at_least
+
 
 class RegularizedEvolution:
     """population: P of the paper. tournament: S, how many are drawn to pick a parent from.
@@ -28,10 +30,9 @@ class RegularizedEvolution:
         tournament: int = 5,
         mutations: int = 1,
     ) -> None:
+        at_least("evolution", 1, mutations=mutations)
         if not 1 <= tournament <= population:
             raise ConfigError(f"evolution: tournament must lie in 1..{population}, not {tournament}")
-        if mutations < 1:
-            raise ConfigError(f"evolution: mutations must be at least 1, not {mutations}")
         self.space, self.rng = space, rng
         self.P, self.S, self.mutations = population, tournament, mutations
         self.living: deque[Trial] = deque(maxlen=population)  # appending to a full one drops the oldest

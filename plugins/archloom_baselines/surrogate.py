@@ -16,6 +16,8 @@ from archloom.errors import ConfigError
 from archloom.space import SearchSpace, mutate, sample, size, violations
 from archloom.trial import Trial
 
+from .options import at_least
+
 Floats = NDArray[np.float64]
 
 
@@ -48,11 +50,9 @@ class Surrogate:
         costs: list[str] | None = None,
         pool: int = 10_000,
     ) -> None:
-        if initial < 2 or batch < 1 or pool < batch:
-            raise ConfigError(
-                "surrogate: initial must be at least 2, batch at least 1 and pool at least the batch, "
-                f"not {initial}, {batch} and {pool}"
-            )
+        at_least("surrogate", 2, initial=initial)
+        at_least("surrogate", 1, batch=batch)
+        at_least("surrogate", batch, pool=pool)
         self.space, self.rng = space, rng
         self.initial, self.batch, self.kappa, self.pool = initial, batch, kappa, pool
         self.costs = tuple(costs or ())

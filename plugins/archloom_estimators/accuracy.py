@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from itertools import islice
+from pathlib import Path
+
+import torch
 
 from archloom.architecture import Architecture
 from archloom.errors import ConfigError
-from archloom.estimator import INHERITED, TRAINING, Context, Metric
+from archloom.estimator import FULL, INHERITED, TRAINING, Context, Metric
+from archloom.run import load_checkpoint
 from archloom.task import batches
 from archloom.training import Recipe, evaluate, recalibrate_batchnorm, train
 
+CHECKPOINT = "training.pt"  # what `train` keeps in its folder
+
 
 class TrainedAccuracy:
-    """Top-1 in % after training from scratch for `epochs` epochs by a plain recipe (SGD, cosine)."""
+    """Top-1 in % after training from scratch for `epochs` epochs by a plain recipe (SGD, cosine).
+
+    At a lower fidelity the same training stops earlier, with the learning rate that the whole one has there; at a
+    higher one it goes on from its checkpoint.
+    """
 
     metrics = (Metric("accuracy.trained", "%", "max"),)
     expense, needs = TRAINING, ()
@@ -24,26 +35,51 @@ class TrainedAccuracy:
         self.recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay)
         self.epochs = float(epochs)
 
+    def epochs_at(self, fidelity: float) -> int:
+        """Whole epochs: a share of all, rounded, at least one where it is not nothing."""
+        return max(1, round(fidelity * self.recipe.epochs)) if fidelity > 0 else 0
+
     def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
         model = context.assemble(architecture)
         shape = context.shape(architecture)
         resolution = None if shape == tuple(context.task.shape) else shape[1]
-        for _ in train(
-            model,
-            context.task,
-            self.recipe,
-            seed=context.seed,
-            device=context.device,
-            precision=context.precision,
-            watch=None,
-            resolution=resolution,
-        ):
-            pass
+        last = self.epochs_at(context.fidelity.upto)
+        folder = None if context.fidelity == FULL else context.kept(architecture)
+        if folder is not None and _done(folder) > last:
+            folder = None  # what is kept went further than is asked now
+        if folder is None or _done(folder) < last:
+            for epoch in train(
+                model,
+                context.task,
+                self.recipe,
+                seed=context.seed,
+                device=context.device,
+                precision=context.precision,
+                watch=None,
+                resolution=resolution,
+                folder=folder,
+            ):
+                if epoch.number == last:
+                    break
+        else:  # killed between the training and its judgement
+            model.load_state_dict((load_checkpoint(folder / CHECKPOINT) or {})["model"])
+            if (
+                self.recipe.channels_last
+            ):  # as the trainer leaves it: sums in another order differ in the last bit
+                model.to(memory_format=torch.channels_last)
         data = context.task.dataset("validation", resolution=resolution)
         judged = evaluate(
             model, batches(data, 512, device=context.device), len(context.task.classes), context.precision
         )
+        if folder is not None and last == self.recipe.epochs:
+            shutil.rmtree(folder, ignore_errors=True)  # nothing goes on from a training that is complete
         return {"accuracy.trained": judged["accuracy"]}
+
+
+def _done(folder: Path) -> int:
+    """Epochs of the training that is kept there."""
+    state = load_checkpoint(folder / CHECKPOINT)
+    return 0 if state is None else int(state["epoch"])
 
 
 class InheritedAccuracy:

@@ -133,9 +133,16 @@ def test_a_cost_that_no_estimator_measures_is_named():
         run(strategy, 1)
 
 
-@pytest.mark.parametrize("options", [{"initial": 1}, {"batch": 0}, {"pool": 3}])
-def test_options_that_cannot_be_are_refused(options):
-    with pytest.raises(ConfigError, match="surrogate: initial must be at least 2"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"initial": 1}, "initial must be at least 2, not 1"),
+        ({"batch": 0}, "batch must be at least 1, not 0"),
+        ({"pool": 3}, "pool must be at least 5, not 3"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ConfigError, match=f"surrogate: {message}"):
         Surrogate(Toy(), random.Random(0), **options)
 
 

@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-import statistics
-from typing import Any
+from pathlib import Path
 
-import pytest
+from archloom.comparing import compare, read_comparison
 
-from archloom.engine import Limits, Search
-from archloom.measuring import Here, Outcome
-from archloom.objective import Objective
-from archloom.randomness import python_rng
-from archloom.run import Memory
-from archloom_baselines import LocalSearch, RandomSearch, RegularizedEvolution, Surrogate
-from archloom_tabular import MacroSpace, MacroTable
-
-SEEN, TRUE, TRIALS, SEEDS = "accuracy.table.seed1", "accuracy.table", 100, 8
+EXAMPLE = Path(__file__).parents[2] / "examples" / "compare_macro.yaml"
 
 
-@pytest.fixture(scope="module")
-def figures() -> Any:
-    table = MacroTable()
-    return {architecture: table.figures(architecture) for architecture in table.architectures()}
-
-
-def regret(make: Any, figures: Any, seed: int) -> float:
-    space = MacroSpace()
-    loop = Search(
-        space,
-        make(space, python_rng(seed, "strategy")),
-        Here(lambda architecture, _: Outcome("ok", figures[architecture], {})),
-        [Objective(SEEN, "max")],
-        Limits(trials=TRIALS),
-        seed=seed,
-        log=Memory(),
-    )
-    loop.run()
-    measured = [trial for trial in loop.trials.values() if trial.source is None]
-    assert len(measured) == TRIALS
-    found = max(measured, key=lambda trial: trial.metrics[SEEN]).metrics[TRUE]
-    return max(row[TRUE] for row in figures.values()) - found
-
-
-def test_after_100_trials_every_strategy_beats_random_search_and_the_surrogate_all(figures):
-    def mean(make: Any) -> float:
-        return statistics.fmean(regret(make, figures, seed) for seed in range(SEEDS))
-
-    drawn = mean(RandomSearch)
-    evolved = mean(lambda space, rng: RegularizedEvolution(space, rng, population=10, tournament=5))
-    climbed = mean(LocalSearch)
-    modelled = mean(lambda space, rng: Surrogate(space, rng, costs=["macs.table"]))
-    assert 0.2 < drawn < 0.5  # 0.33 over 200 searches
-    assert max(evolved, climbed) < drawn
-    assert modelled < 0.05
+def test_after_100_trials_every_strategy_beats_random_search_and_the_surrogate_all(tmp_path):
+    few = read_comparison(EXAMPLE, ("seeds=8", "processes=1", "at=[100]"))
+    document = compare(few, tmp_path).document
+    assert {one["trials"] for one in document["strategies"].values()} == {100}
+    curves = document["scores"]["mean of the three trainings"]["curves"]
+    regret = {label: curve["mean"][-1] for label, curve in curves.items()}
+    assert 0.2 < regret["random"] < 0.5  # 0.32 over 200 searches
+    assert max(regret["evolution"], regret["local search"]) < regret["random"]
+    assert regret["surrogate"] < 0.05

@@ -86,6 +86,8 @@ def _overrides(
 
 
 def _print_result(result: Any) -> None:
+    from ..objective import comparable
+
     if os.environ.get("RANK", "0") != "0":
         return
     if not result.complete:
@@ -105,9 +107,7 @@ def _print_result(result: Any) -> None:
         )
     else:
         out.print(f"found: {result.architecture}")
-        trial = next(
-            t for t in result.trials if t.architecture == result.architecture and t.scores is not None
-        )
+        trial = next(t for t in comparable(result.trials) if t.architecture == result.architecture)
         table = Table("metric", "value", title="the found architecture")
         for name, value in trial.metrics.items():
             table.add_row(name, number(value))

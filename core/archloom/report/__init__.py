@@ -109,19 +109,26 @@ def document(title: str, body: str) -> str:
     )
 
 
+def headed(title: str, opening: str, *sections: str) -> str:
+    """A `document` with a headline (escaped here), what stands below it, and sections."""
+    head = (
+        f"<header><h1>{escaped(title[:1].upper() + title[1:])}</h1>{opening}"
+        "<noscript><p>The plots need JavaScript; the tables hold the numbers.</p></noscript></header>"
+    )
+    return document(title, head + "".join(sections))
+
+
 def _page(story: Story) -> str:
     config = story.config
     title = f"{who(config)}: space {type_of(config['space'])}, task {type_of(config['task'])}"
-    body = (
-        f"<header><h1>{escaped(title[:1].upper() + title[1:])}</h1>"
-        f"{status(story)}{summary(story)}{sentences(story)}"
-        "<noscript><p>The plots need JavaScript; the tables hold the numbers.</p></noscript></header>"
-        + verdict_section(story)
-        + trials_section(story)
-        + fit_section(story)
-        + found_section(story)
-        + family_section(story)
-        + table_section(story)
-        + provenance_section(story)
+    return headed(
+        title,
+        f"{status(story)}{summary(story)}{sentences(story)}",
+        verdict_section(story),
+        trials_section(story),
+        fit_section(story),
+        found_section(story),
+        family_section(story),
+        table_section(story),
+        provenance_section(story),
     )
-    return document(title, body)

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from ..objective import Objective
+from ..hypervolume import history
+from ..objective import Objective, comparable
 from ..trial import Trial
 from .markup import (
     BLUE,
     GREEN,
+    GREY,
     INK,
     ORANGE,
     RED,
@@ -36,12 +38,15 @@ _KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ok": ("ok", {"color": BLUE, "symbol": "circle", "size": 7, "opacity": 0.75}),
     "infeasible": ("infeasible", {"color": ORANGE, "symbol": "triangle-down", "size": 8}),
     "failed": ("failed", {"color": INK, "symbol": "x-thin", "size": 8, "line": {"width": 2, "color": INK}}),
+    "partial": ("measured in part", {"color": GREY, "symbol": "circle", "size": 6, "opacity": 0.7}),
     "repeat": ("repeat", {"color": BLUE, "symbol": "circle-open", "size": 11}),
 }
 
 
 def _kind(trial: Trial) -> str:
-    return "repeat" if trial.source is not None else trial.status
+    if trial.source is not None:
+        return "repeat"
+    return "partial" if trial.status == "ok" and trial.fidelity < 1 else trial.status
 
 
 def _drawn(story: Story) -> list[Trial]:
@@ -56,9 +61,9 @@ def _drawn(story: Story) -> list[Trial]:
 
 
 def _best_so_far(trials: Sequence[Trial], i: int) -> list[tuple[int, float]]:
-    """(number, score) of each ok trial that is better in objective `i` than all before it."""
+    """(number, score) of each comparable trial that is better in objective `i` than all before it."""
     records: list[tuple[int, float]] = []
-    for trial in trials:
+    for trial in comparable(trials):
         if trial.scores is not None and (not records or trial.scores[i] > records[-1][1]):
             records.append((trial.number, trial.scores[i]))
     return records
@@ -71,6 +76,7 @@ def trials_section(story: Story) -> str:
     plots = [_progress(story, drawn, i, objective) for i, objective in enumerate(story.objectives[:2])]
     if axes is not None:
         plots.insert(0, _scatter(story, drawn, *axes))
+    plots += _hypervolume(story)
     note = ""
     if len(drawn) < len(story.trials):
         note = f'<p class="note">{len(drawn):,} of {len(story.trials):,} trials are drawn, evenly chosen.</p>'
@@ -116,7 +122,8 @@ def _marks(
 
 
 def _hover(trial: Trial) -> str:
-    lines = [f"trial {trial.number}, {_kind(trial)}"]
+    part = f", fidelity {trial.fidelity:.3g}" if trial.fidelity < 1 else ""
+    lines = [f"trial {trial.number}, {_kind(trial)}{part}"]
     lines += [f"{escaped(name)} {amount(value)}" for name, value in trial.metrics.items()]
     words = str(trial.architecture).split(" ")
     lines += [escaped(" ".join(words[i : i + 6])) for i in range(0, min(len(words), 30), 6)]
@@ -148,7 +155,7 @@ def _scatter(story: Story, drawn: Sequence[Trial], across: str, up: str) -> str:
         )
         if not flat:
             note.append(f"The front is one of {len(story.objectives)} objectives, of which two are drawn.")
-    chosen = next((t for t in story.trials if t.scores is not None and t.architecture == story.found), None)
+    chosen = next((t for t in comparable(story.trials) if t.architecture == story.found), None)
     if chosen is not None and across in chosen.metrics:
         data.append(
             {
@@ -199,12 +206,44 @@ def _progress(story: Story, drawn: Sequence[Trial], i: int, objective: Objective
     return plot(title, data, note, xaxis=axis("trial"), yaxis=axis(name), yaxis2=hidden)
 
 
+def _hypervolume(story: Story) -> list[str]:
+    """With several objectives, how much the front dominates after each trial."""
+    if len(story.objectives) < 2:
+        return []
+    found = history(story.trials, story.objectives, story.config.get("reference") or {})
+    if found is None:
+        return []
+    changes = [n for n, value in enumerate(found.values) if n == 0 or value != found.values[n - 1]]
+    shown = sorted({*changes, len(found.values) - 1})
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "hypervolume",
+            "x": [found.numbers[n] for n in shown],
+            "y": [finite(found.values[n]) for n in shown],
+            "line": {"color": GREEN, "width": 2, "shape": "hv"},
+        }
+    ]
+    point = ", ".join(f"{escaped(name)} {amount(value)}" for name, value in found.reference.items())
+    where = "the configuration's" if found.given else "the worst of each objective in this run"
+    return [
+        plot(
+            "Hypervolume of the front",
+            data,
+            f"Measured from the reference point {point}: {where}.",
+            xaxis=axis("trial"),
+            yaxis=axis("hypervolume", rangemode="tozero"),
+        )
+    ]
+
+
 def table_section(story: Story) -> str:
     """The first ROWS trials: the front, then the ok ones by the first objective, then the others."""
     if not story.trials:
         return ""
     first = {trial.number for trial in story.front}
-    place = {"ok": 1, "repeat": 2, "infeasible": 3, "failed": 4}
+    place = {"ok": 1, "partial": 2, "repeat": 3, "infeasible": 4, "failed": 5}
     ordered = sorted(
         story.trials,
         key=lambda t: (0 if t.number in first else place[_kind(t)], -(t.score or 0.0), t.number),
@@ -213,6 +252,8 @@ def table_section(story: Story) -> str:
     rows = []
     for trial in ordered[:ROWS]:
         status = f"repeat of {trial.source}" if trial.source is not None else trial.status
+        if trial.fidelity < 1:
+            status += f", fidelity {trial.fidelity:.3g}"
         if trial.number in first and len(story.objectives) > 1:
             status += ", on the front"
         if trial.architecture == story.found and trial.source is None:

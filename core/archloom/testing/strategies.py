@@ -12,12 +12,13 @@ import torch
 from ..architecture import Architecture
 from ..engine import Limits, Search
 from ..errors import ArchloomError, RunError, SearchError
+from ..estimator import FULL, Fidelity
 from ..measuring import Here, Outcome
 from ..objective import Objective
 from ..randomness import python_rng
 from ..run import Memory
 from ..space import check
-from ..strategy import Strategy
+from ..strategy import Proposal, Strategy
 from ..trial import Trial
 from .checks import Contract, global_generators_untouched, require
 from .tiny import TinySpace
@@ -41,10 +42,14 @@ class StrategyContract(Contract):
             space=space or self.space(),
             rng=python_rng(seed, "strategy"),
             recorded=lambda name, measure: measure(),
+            objectives=self._objectives(),
             **handed,
         )
 
-    def _measure(self, architecture: Architecture, seed: int) -> Outcome:
+    def _objectives(self) -> tuple[Objective, ...]:
+        return tuple(Objective(f"m{i}", "max") for i in range(self.objectives))
+
+    def _measure(self, architecture: Architecture, seed: int, fidelity: Fidelity = FULL) -> Outcome:
         """Numbers that depend on the architecture alone; a fifth of all is infeasible, a fifth fails."""
         text = json.dumps(architecture.to_json(), sort_keys=True)
         draw = python_rng(0, "measure", text)
@@ -62,7 +67,7 @@ class StrategyContract(Contract):
             space,
             strategy or self._strategy(space=space),
             Here(self._measure),
-            [Objective(f"m{i}", "max") for i in range(self.objectives)],
+            self._objectives(),
             Limits(trials=self.trials, max_failures=10**9, max_rejected=10**9, max_repeats=1000),
             seed=0,
             log=log,
@@ -72,13 +77,14 @@ class StrategyContract(Contract):
     def _told(self, strategy: Any, status: Any = "ok") -> Iterator[Architecture]:
         """Proposals of a strategy whose trials are observed at once, at most `trials` of them."""
         for number in range(self.trials):
-            architecture = strategy.propose()
-            if architecture is None:
+            proposal = strategy.propose()
+            if proposal is None:
                 return
+            architecture, fidelity = _apart(proposal)
             yield architecture
             draw = python_rng(number, "score")
             scores = tuple(draw.random() for _ in range(self.objectives)) if status == "ok" else None
-            strategy.observe(Trial(number, architecture, status, scores=scores))
+            strategy.observe(Trial(number, architecture, status, scores=scores, fidelity=fidelity))
 
     def test_it_proposes_and_observes(self) -> None:
         require(isinstance(self._strategy(), Strategy), "a strategy has `propose()` and `observe(trial)`")
@@ -113,8 +119,9 @@ class StrategyContract(Contract):
 
     def test_it_leaves_the_trials_that_it_observes_as_they_are(self) -> None:
         strategy = self._strategy()
-        architecture = strategy.propose()
-        trial = Trial(0, architecture, "ok", {"m0": 0.5}, (0.5,) * self.objectives, {"seconds": 1.0})
+        architecture, fidelity = _apart(strategy.propose())
+        scores = (0.5,) * self.objectives
+        trial = Trial(0, architecture, "ok", {"m0": 0.5}, scores, {"seconds": 1.0}, fidelity=fidelity)
         before = json.dumps(trial.to_json())
         strategy.observe(trial)
         require(json.dumps(trial.to_json()) == before, "observe changed the trial that it was given")
@@ -134,13 +141,14 @@ class StrategyContract(Contract):
     def test_after_none_it_can_be_told_and_asked_again(self) -> None:
         strategy, waiting = self._strategy(), []
         for _ in range(self.trials):  # a strategy without end never says None, which is as good
-            architecture = strategy.propose()
-            if architecture is None:
+            proposal = strategy.propose()
+            if proposal is None:
                 break
-            waiting.append(architecture)
-        for number, architecture in enumerate(waiting):
-            strategy.observe(Trial(number, architecture, "ok", scores=(0.0,) * self.objectives))
-        again = strategy.propose()
+            waiting.append(_apart(proposal))
+        for number, (architecture, fidelity) in enumerate(waiting):
+            scores = (0.0,) * self.objectives
+            strategy.observe(Trial(number, architecture, "ok", scores=scores, fidelity=fidelity))
+        again, _ = _apart(strategy.propose())
         require(again is None or isinstance(again, Architecture), f"after None it proposed {again!r}")
 
     def test_a_search_killed_anywhere_resumes_to_the_same_trials(self) -> None:
@@ -158,6 +166,11 @@ class StrategyContract(Contract):
                     f"a search killed after event {cut} of its log resumed to other trials; what the "
                     "strategy does may depend on nothing but its factory's arguments and the calls before",
                 )
+
+
+def _apart(proposal: Any) -> tuple[Any, float]:
+    """What is proposed, and at which fidelity."""
+    return (proposal.architecture, proposal.fidelity) if isinstance(proposal, Proposal) else (proposal, 1.0)
 
 
 def _run(search: Search) -> None:

@@ -1,0 +1,86 @@
+"""`archloom compare`: strategies against each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..console import AsJson, Debug, PluginFiles, Sets, err, make_host, out
+
+
+def compare(
+    config: Annotated[Path, typer.Argument(help="A YAML file; see docs/compare.md.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder", help="Where the searches are kept; default: runs/compare-NAME. The same goes on."
+        ),
+    ] = None,
+    sets: Sets = None,
+    plugin: PluginFiles = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Compare strategies on one space and budget over many seeds, with random search always among them."""
+    from ..comparing import compare as run_comparison
+    from ..comparing import read_comparison
+
+    overrides = list(sets or [])
+    if plugin:
+        overrides.append(f"plugins={json.dumps([str(path.resolve()) for path in plugin])}")
+    comparison = read_comparison(config, tuple(overrides))
+    host = make_host(comparison.shared.plugins)
+    target = folder or Path("runs") / f"compare-{config.stem}"
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
+        task, done = bars.add_task("searches", total=None), 0
+
+        def notify(event: Mapping[str, Any]) -> None:
+            nonlocal done
+            if event["event"] != "run":
+                return
+            done += 1
+            bars.update(task, total=event["of"], advance=1)
+            if not err.is_terminal and 10 * done // event["of"] > 10 * (done - 1) // event["of"]:
+                err.print(f"{done} of {event['of']} searches")
+
+        try:
+            compared = run_comparison(comparison, target, host=host, notify=notify)
+        except KeyboardInterrupt:
+            err.print(f"the searches that ended are kept in {target}; the same command goes on")
+            raise
+    if as_json:
+        print(json.dumps(compared.document, indent=1))
+        return
+    for label, scored in compared.document["scores"].items():
+        _print_score(compared.document["protocol"], label, scored)
+    out.print(
+        f"all numbers: {compared.folder / 'comparison.json'}   page: {compared.folder / 'comparison.html'}"
+    )
+
+
+def _print_score(protocol: Mapping[str, Any], label: str, scored: Mapping[str, Any]) -> None:
+    from ..comparing.page import interval
+
+    title = f"{label}: mean regret, {scored['unit']}, {protocol['seeds']} seeds"
+    if "floor" in scored:
+        title += f"; of exhaustive search {scored['floor']:.3g}"
+    heads = [f"{at:g} {protocol['axis']}" for at in protocol["at"]]
+    table = Table("strategy", *heads, "p, Wilcoxon", "p, bootstrap", title=title)
+    last = {test["strategy"]: test for test in scored["tests"] if test["at"] == protocol["at"][-1]}
+    for name, curve in scored["curves"].items():
+        cells = []
+        for at in protocol["at"]:
+            there = at in curve["at"]
+            n = curve["at"].index(at) if there else -1
+            cells.append(interval(curve["mean"][n], curve["low"][n], curve["high"][n]) if there else "-")
+        test = last.get(name)
+        tested = [f"{test[kind]:.2g}" for kind in ("wilcoxon_holm", "bootstrap_holm")] if test else ["", ""]
+        table.add_row(name, *cells, *tested)
+    out.print(table)

@@ -1,0 +1,294 @@
+"""The searches of a comparison: each by the engine's own loop, several at once, each kept as soon as it ends."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..architecture import Architecture
+from ..engine import Limits, Search
+from ..errors import ConfigError, RunError, SearchError
+from ..estimator import STATIC, Context
+from ..measuring import Here, Measurer
+from ..plugins import Host
+from ..randomness import derive_seed
+from ..ranks import Ranks
+from ..resolve import Resolved, resolve
+from ..run import Log, Memory, recorded
+from ..session import make_strategy, resume, search
+from ..space import size
+from ..trial import Trial
+from .config import Comparison
+
+WHOLE = 200_000
+"""How large a space may be to be measured whole."""
+
+Record = dict[str, Any]
+
+
+class Searches:
+    """Makes the searches of a comparison, one after another, in one process."""
+
+    def __init__(self, comparison: Comparison, folder: Path, host: Host) -> None:
+        self.comparison, self.folder, self.host = comparison, folder, host
+        self._resolved: dict[str, Resolved] = {}
+
+    def resolved(self, label: str) -> Resolved:
+        """The objects of one strategy's searches, made once."""
+        if label not in self._resolved:
+            self._resolved[label] = resolve(self.comparison.of(label, 0), self.host)
+        return self._resolved[label]
+
+    def run(self, label: str, seed: int) -> Record:
+        """One search: who, how it ended, what it took, and each new incumbent with what had been spent by then.
+
+        Where all is looked up or counted, the loop runs in memory; a search that trains has a run folder of its
+        own, and goes on there when it was interrupted.
+        """
+        resolved = self.resolved(label)
+        started = time.perf_counter()
+        if resolved.method is None and all(e.expense == STATIC for e in resolved.estimators):
+            trials, reason = self._in_memory(resolved, seed)
+        else:
+            trials, reason = self._in_a_folder(label, seed)
+        return {
+            "event": "run",
+            "label": label,
+            "contender": self.comparison.protocol.strategies[label].to_json(),
+            "seed": seed,
+            "reason": reason,
+            "seconds": time.perf_counter() - started,
+            "trials": sum(counts(trial) for trial in trials),
+            "incumbents": incumbents(trials),
+        }
+
+    def measurer(self, resolved: Resolved, seed: int) -> Measurer:
+        """What measures in memory; values that are measured once are shared by all searches."""
+        keep = partial(recorded, self.folder)
+        config = resolved.config
+        context = Context(
+            resolved.space, resolved.task, resolved.parts, seed, resolved.device, config.precision, keep
+        )
+        return Measurer(resolved.space, resolved.estimators, resolved.constraints, context, config.strict)
+
+    def _in_memory(self, resolved: Resolved, seed: int) -> tuple[list[Trial], str]:
+        config = resolved.config
+        once = lambda name, measure: measure()
+        loop = Search(
+            resolved.space,
+            make_strategy(resolved, None, seed=seed, ranks=Ranks(), recorded=once),
+            Here(self.measurer(resolved, seed)),
+            resolved.objectives,
+            Limits(
+                **config.budget.model_dump(),
+                max_failures=config.max_failures,
+                max_rejected=config.max_rejected,
+                max_repeats=config.max_repeats,
+            ),
+            seed=seed,
+            log=Memory(),
+            order=config.order,
+            window=config.open_trials,
+            constraints=resolved.constraints,
+        )
+        try:
+            reason = loop.run()
+        except SearchError as error:  # a search that finds nothing has lost, and the others go on
+            if config.strict:
+                raise
+            reason = str(error)
+        return [loop.trials[number] for number in sorted(loop.trials)], reason
+
+    def _in_a_folder(self, label: str, seed: int) -> tuple[list[Trial], str]:
+        folder = self.folder / "searches" / _slug(label) / f"seed{seed}"
+        log = folder / "log.jsonl"
+        try:
+            if log.exists() and log.stat().st_size > 0:
+                result = resume(folder, host=self.host)
+            else:
+                result = search(self.comparison.of(label, seed), folder, host=self.host)
+        except SearchError as error:
+            if self.comparison.shared.strict:
+                raise
+            return [], str(error)
+        return list(result.trials), result.reason
+
+    def optima(self, scores: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+        """For each score the best there is ("best") and that of the network with the best selecting metric
+        ("selected"), by measuring the whole space; a ConfigError where that cannot be done."""
+        resolved = self.resolved(next(iter(self.comparison.protocol.strategies)))
+        if any(estimator.expense != STATIC for estimator in resolved.estimators):
+            raise ConfigError("optimum: exhaustive needs estimators that look up or count, none that trains")
+        if size(resolved.space) > WHOLE:
+            raise ConfigError(
+                f"optimum: exhaustive would measure {size(resolved.space):,} architectures; more than {WHOLE:,} is "
+                "too much. Give the optimum as a number, or leave it out: the best found by any search is taken"
+            )
+        measure, select = self.measurer(resolved, 0), resolved.objectives[0]
+        rows = []
+        for number, architecture in enumerate(everything(resolved.space)):
+            outcome = measure(architecture, derive_seed(0, "trial", number))
+            if outcome.status == "ok":
+                rows.append(outcome.metrics)
+        if not rows:
+            raise SearchError("optimum: exhaustive found no feasible architecture in the whole space")
+        chosen = max(rows, key=select.score)
+        found = {}
+        for name, metrics in scores.items():
+            sign = 1 if resolved.metrics[metrics[0]].direction == "max" else -1
+            values = [sign * mean_of(row, metrics) for row in rows]
+            found[name] = {"best": sign * max(values), "selected": mean_of(chosen, metrics)}
+        return found
+
+
+def mean_of(row: Mapping[str, float], metrics: Sequence[str]) -> float:
+    """A score: the mean of some metrics of one architecture."""
+    return sum(row[name] for name in metrics) / len(metrics)
+
+
+def everything(space: Any) -> Iterator[Architecture]:
+    """All architectures of a space, in the order of its choices and their options."""
+    names = [choice.name for choice in space.choices]
+    for options in itertools.product(*(choice.options for choice in space.choices)):
+        yield Architecture(dict(zip(names, options, strict=True)))
+
+
+def counts(trial: Trial) -> bool:
+    """Whether a trial is paid from the budget of trials: measured, and no repeat."""
+    return trial.source is None and trial.status != "infeasible"
+
+
+def incumbents(trials: Sequence[Trial]) -> list[Record]:
+    """Each trial that was the best so far when it was measured, with trials, epochs and seconds spent by then.
+
+    A trial of a higher fidelity comes before all of a lower one, whatever their scores."""
+    found: list[Record] = []
+    spent = {"trials": 0, "epochs": 0.0, "seconds": 0.0}
+    best = (0.0, -math.inf)
+    for trial in trials:
+        spent["trials"] += counts(trial)
+        for unit in ("epochs", "seconds"):
+            spent[unit] += trial.cost.get(unit, 0.0)
+        if trial.score is not None and (trial.fidelity, trial.score) > best:
+            best = (trial.fidelity, trial.score)
+            found.append(
+                {**spent, "architecture": trial.architecture.to_json(), "metrics": dict(trial.metrics)}
+            )
+    return found
+
+
+def _slug(label: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in label)
+
+
+# -- many of them -----------------------------------------------------------------------------------
+
+
+def run_all(
+    comparison: Comparison,
+    folder: Path,
+    host: Host,
+    log: Log,
+    notify: Callable[[Record], None] = lambda record: None,
+) -> list[Record]:
+    """All searches that `log` has not, added to it as they end; the records of the whole comparison.
+
+    Strategies alternate, so that an interrupted comparison has about as many searches of each.
+    """
+    protocol = comparison.protocol
+    done = {(one["label"], one["seed"]): one for one in log.of("run")}
+    wanted = {
+        (label, seed): contender.to_json()
+        for seed in range(protocol.seeds)
+        for label, contender in protocol.strategies.items()
+    }
+    for (label, seed), contender in wanted.items():
+        if (label, seed) in done and done[label, seed]["contender"] != contender:
+            raise RunError(
+                f"{folder} has searches of '{label}' with other options: then {done[label, seed]['contender']}, now "
+                f"{contender}. Give the new one another label, or name another folder"
+            )
+    missing = [key for key in wanted if key not in done]
+    for record in _records(comparison, folder, host, missing):
+        log.append(record)
+        done[record["label"], record["seed"]] = record
+        notify({"event": "run", "label": record["label"], "seed": record["seed"], "of": len(missing)})
+    return [done[key] for key in wanted]
+
+
+def _records(
+    comparison: Comparison, folder: Path, host: Host, missing: Sequence[tuple[str, int]]
+) -> Iterator[Record]:
+    processes = min(comparison.protocol.processes or os.cpu_count() or 1, len(missing))
+    if processes <= 1:
+        searches = Searches(comparison, folder, host)
+        for label, seed in missing:
+            yield searches.run(label, seed)
+        return
+    pool = ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),  # PyTorch's threads do not survive a fork
+        initializer=_prepare,
+        initargs=(comparison.model_dump(mode="json"), str(folder), host.files),
+    )
+    try:
+        waiting = iter(missing)
+        running: set[Future[Record]] = {
+            pool.submit(_run, *key) for key in itertools.islice(waiting, 2 * processes)
+        }
+        while running:
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                yield future.result()
+                running |= {pool.submit(_run, *key) for key in itertools.islice(waiting, 1)}
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a process of the comparison ended by itself: out of memory, or it could not make what the configuration "
+            "names (plugins must be installed, or be files under 'plugins'); its own words stand above. What was "
+            "done is saved; the same command goes on"
+        ) from error
+    except BaseException:  # Ctrl-C among them: nobody waits for searches that would not be recorded
+        for worker in list((pool._processes or {}).values()):
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_searches: Searches | None = None  # one per process, made by its initializer
+
+
+def _prepare(data: dict[str, Any], folder: str, files: tuple[str, ...]) -> None:
+    import torch
+
+    global _searches
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    comparison = Comparison.model_validate(data)
+    torch.set_num_threads(comparison.shared.threads or 1)
+    _searches = Searches(comparison, Path(folder), Host(files))
+
+
+def _end_with_the_parent() -> None:
+    """A parent that is killed at once cannot end its workers, and nobody would record what they find."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _run(label: str, seed: int) -> Record:
+    if _searches is None:
+        raise RuntimeError("this process was not prepared for a comparison")
+    return _searches.run(label, seed)
