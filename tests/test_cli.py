@@ -242,7 +242,7 @@ def sets(*texts: str) -> list[str]:
         (["info", "fbnet_a", "--set", "bogus=1"], "bogus"),
         (["retrain", "fbnet_a"], "which task?"),
         (["retrain", "fbnet_a", "--task", "digist"], "unknown task 'digist'; did you mean 'digits'?"),
-        (["evaluate", "fbnet_a", "--task", "digits"], "the network takes 3 channels, the images"),
+        (["evaluate", "fbnet_a", "--task", "digits"], "fbnet_a takes 3 channels, the images"),
         (["evaluate", "fbnet_a", "--task", "digits", "--split", "trian"], "there is no split 'trian'"),
         (["latency", "build", "tiyn"], "unknown space 'tiyn'"),
     ],

@@ -48,6 +48,13 @@ def make_host(files: Sequence[Any] | None) -> Any:
     return host
 
 
+def source_host(source: str | Path, files: Sequence[Path] | None) -> Any:
+    """The plugins for a SOURCE: the files named here, and those that the configuration beside it names."""
+    from .source import plugins_beside
+
+    return make_host(list(dict.fromkeys([*(str(f.resolve()) for f in files or []), *plugins_beside(source)])))
+
+
 @contextmanager
 def progress() -> Iterator[Callable[[dict[str, Any]], None]]:
     """Events as a live progress bar on a terminal, as one line each elsewhere. Silent on other ranks."""

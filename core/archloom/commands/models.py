@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..console import AsJson, Debug, PluginFiles, Sets, make_host, number, out, progress
+from ..console import AsJson, Debug, PluginFiles, Sets, number, out, progress, source_host
 
 
 def retrain(
-    source: Annotated[str, typer.Argument(help="A run folder, an architecture file, or a name.")],
+    source: Annotated[
+        str, typer.Argument(help="A run folder, an architecture file, a model's YAML file, or a name.")
+    ],
     task: Annotated[str | None, typer.Option(help="A task by name; default: the run's.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe by name; default: the run's.")] = None,
     sets: Sets = None,
@@ -37,7 +39,7 @@ def retrain(
             seed=seed,
             device=device,
             precision=precision,
-            host=make_host(plugin),
+            host=source_host(source, plugin),
             notify=notify,
         )
     table = Table("metric", "value", title=f"trained from scratch: {source}")
@@ -48,7 +50,9 @@ def retrain(
 
 
 def evaluate(
-    source: Annotated[str, typer.Argument(help="A run folder, an architecture file, or a name.")],
+    source: Annotated[
+        str, typer.Argument(help="A run folder, an architecture file, a model's YAML file, or a name.")
+    ],
     weights: Annotated[Path | None, typer.Option(help="A weights file; default: the run's.")] = None,
     task: Annotated[str | None, typer.Option(help="A task by name; default: the run's.")] = None,
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
@@ -70,7 +74,7 @@ def evaluate(
         overrides=sets or [],
         device=device,
         precision=precision,
-        host=make_host(plugin),
+        host=source_host(source, plugin),
     )
     if as_json:
         print(json.dumps(metrics, indent=1))
