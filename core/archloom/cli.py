@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from . import version
-from .commands import latency, models, searching, showing
+from .commands import latency, models, rank, searching, showing
 from .console import err, how_to_resume, out
 from .errors import ArchloomError
 
@@ -27,6 +27,7 @@ for command in (
     searching.resume,
     models.retrain,
     models.evaluate,
+    rank.rank,
     showing.report,
     showing.info,
 ):

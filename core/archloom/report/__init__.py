@@ -6,13 +6,16 @@ no network: plotly.js is inside. Everything that the folder says is escaped.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..run import write_atomically
 from .curves import fit_section
 from .finals import verdict_section
 from .markup import escaped
 from .overview import found_section, provenance_section, sentences, status, summary, type_of, who
+from .ranking import ranking_sections
 from .story import Story
 from .trials import table_section, trials_section
 
@@ -84,9 +87,15 @@ for (const place of document.querySelectorAll('.plot')) {
 """
 
 
-def _page(story: Story) -> str:
-    from plotly.offline import get_plotlyjs  # not at the top: a search would pay for it at its start
+def write_ranking(path: str | Path, document: Mapping[str, Any]) -> Path:
+    """Write a comparison's page, atomically: `document` is what rank.json holds."""
+    path = Path(path)
+    title = f"Who ranks networks well? {document['title']}"
+    write_atomically(path, _html(title, ranking_sections(document)).encode())
+    return path
 
+
+def _page(story: Story) -> str:
     config = story.config
     title = f"{who(config)}: space {type_of(config['space'])}, task {type_of(config['task'])}"
     body = (
@@ -100,6 +109,12 @@ def _page(story: Story) -> str:
         + table_section(story)
         + provenance_section(story)
     )
+    return _html(title, body)
+
+
+def _html(title: str, body: str) -> str:
+    from plotly.offline import get_plotlyjs  # not at the top: a search would pay for it at its start
+
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
