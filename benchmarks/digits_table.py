@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import kendalltau
 
 from archloom.architecture import Architecture
 from archloom.config import Part
@@ -100,6 +101,7 @@ def table(lines: Sequence[Mapping[str, Any]], space: SearchSpace, task: Task) ->
         "space": {"type": "fbnet", **SPACE},
         "task": {"type": "digits"},
         "recipe": RECIPE,
+        "classifier params": len(task.classes) * (SPACE["head_width"] + 1),
         "seeds": sorted({line["seed"] for line in lines}),
         "provenance": {
             "script": "benchmarks/digits_table.py",
@@ -118,6 +120,9 @@ def table(lines: Sequence[Mapping[str, Any]], space: SearchSpace, task: Task) ->
             "worst": min(map(statistics.fmean, test)),
             "median": statistics.median(map(statistics.fmean, test)),
             "best": max(map(statistics.fmean, test)),
+            "kendall's tau between two trainings": float(
+                kendalltau([t[0] for t in test], [t[1] for t in test])[0]
+            ),
         },
         "rows": rows,
     }

@@ -15,7 +15,7 @@ from archloom.estimator import Context
 from archloom.model import Model, ModelParts
 from archloom.plugins import Host
 from archloom.testing import EstimatorContract, TinySpace, tiny_task
-from archloom_estimators.proxies import PROXIES, NASWOT, JacobianCovariance, SynFlow, ZenNAS
+from archloom_estimators.proxies import NASWOT, PROXIES, JacobianCovariance, SynFlow, ZenNAS
 from archloom_estimators.proxies.activations import kernel
 from archloom_estimators.proxies.common import first_batch, fresh, scored_weights
 from archloom_estimators.proxies.gradients import fisher, gradient_norm, grasp, snip
@@ -90,7 +90,9 @@ def test_synflow_counts_the_flow_once_for_each_layer():
 
 def gates() -> nn.Module:
     """Three units of two pixels: on where x1 > 0, where x2 > 0, and where x1 + x2 < 0."""
-    net = nn.Sequential(nn.Flatten(), nn.Linear(2, 3, bias=False), nn.ReLU(inplace=True), nn.Linear(3, 1, bias=False))
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(2, 3, bias=False), nn.ReLU(inplace=True), nn.Linear(3, 1, bias=False)
+    )
     net[1].weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
     net[3].weight.data = torch.tensor([[1.0, 2.0, 3.0]])
     return net
@@ -158,7 +160,13 @@ def test_zen_takes_residual_connections_away_where_blocks_say_that_they_have_one
 
 def context(task: Any = None, seed: int = 3, parts: ModelParts | None = None) -> Context:
     return Context(
-        TinySpace(), task or tiny_task(), parts or ModelParts(), seed, torch.device("cpu"), "float32", lambda n, m: m()
+        TinySpace(),
+        task or tiny_task(),
+        parts or ModelParts(),
+        seed,
+        torch.device("cpu"),
+        "float32",
+        lambda n, m: m(),
     )
 
 
@@ -265,7 +273,9 @@ def test_a_network_that_fits_its_batch_has_no_gradient(name):
 def test_grasp_is_the_derivative_of_the_gradients_norm_as_all_weights_shrink():
     """d/dt ||g(theta (1 - t))||^2 / 2 at t = 0 is -g H theta: a difference quotient must agree."""
     torch.manual_seed(0)
-    net = Model(nn.Sequential(nn.Conv2d(2, 3, 3), nn.SiLU()), nn.Flatten(), nn.Linear(48, 4), nn.CrossEntropyLoss())
+    net = Model(
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.SiLU()), nn.Flatten(), nn.Linear(48, 4), nn.CrossEntropyLoss()
+    )
     net = net.double()
     x, y = torch.randn(5, 2, 6, 6, dtype=torch.float64), torch.arange(5) % 4
     weights = scored_weights(net)
@@ -288,7 +298,8 @@ def test_grasp_is_the_derivative_of_the_gradients_norm_as_all_weights_shrink():
 def test_the_batch_is_the_same_for_every_network_and_seed():
     one = first_batch(DEEP, context(seed=1), 8)
     other = first_batch(arch(*["skip"] * 6), context(seed=2), 8)
-    assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
 
 
 def test_a_batch_that_is_larger_than_the_data_is_refused():
@@ -304,7 +315,8 @@ def test_batchnorm_takes_the_batchs_statistics_and_nothing_is_dropped():
     parts = ModelParts(head=lambda c, n: nn.Sequential(nn.Dropout(0.5), nn.Linear(c, n)))
     model = fresh(DEEP, context(parts=parts))
     kinds = {type(m): m.training for m in model.modules()}
-    assert kinds[nn.BatchNorm2d] and not kinds[nn.Dropout]
+    assert kinds[nn.BatchNorm2d]
+    assert not kinds[nn.Dropout]
 
 
 # -- the contract -----------------------------------------------------------------------------------
@@ -312,7 +324,6 @@ def test_batchnorm_takes_the_batchs_statistics_and_nothing_is_dropped():
 
 def _contract(name: str) -> type:
     members = {"factory": PROXIES[name], "options": {} if name == "synflow" else {"batch_size": 4}}
-    # all "skip" has no unit that switches: drawn by the contract's seed there is none
     return type(f"Test{PROXIES[name].__name__}Contract", (EstimatorContract,), members)
 
 

@@ -20,7 +20,9 @@ def rank(
     config: Annotated[Path, typer.Argument(help="A YAML file; see docs/ranking.md.")],
     folder: Annotated[
         Path | None,
-        typer.Option("--folder", help="Where all is written; one that was begun is gone on with. Default: in runs/."),
+        typer.Option(
+            "--folder", help="Where all is written; one that was begun is gone on with. Default: in runs/."
+        ),
     ] = None,
     sets: Sets = None,
     plugin: PluginFiles = None,
@@ -40,7 +42,9 @@ def rank(
     with _progress() as notify:
         ranking = run_rank(checked, folder, host=host, notify=notify)
     if as_json:
-        shown = {key: value for key, value in ranking.document.items() if key not in ("values", "architectures")}
+        shown = {
+            key: value for key, value in ranking.document.items() if key not in ("values", "architectures")
+        }
         out.print_json(json.dumps({"folder": str(ranking.folder), **shown}))
         return
     _print(ranking.document)
@@ -51,8 +55,18 @@ def _print(document: Mapping[str, Any]) -> None:
     from ..report.ranking import interval_text, remark
 
     truth, networks = document["truth"], document["networks"]
-    title = f"{networks:,} networks against {truth['metric']} ({truth['estimator']}); in brackets 95 % intervals"
-    head = ("predictor", "tau", "rho", f"precision@{document['top']}", "tau, top tenth", "tau - tau of MACs", "")
+    title = (
+        f"{networks:,} networks against {truth['metric']} ({truth['estimator']}); in brackets 95 % intervals"
+    )
+    head = (
+        "predictor",
+        "tau",
+        "rho",
+        f"precision@{document['top']}",
+        "tau, top tenth",
+        "tau - tau of MACs",
+        "",
+    )
     table = Table(*head, title=escape(title))
     for row in document["rows"]:
         table.add_row(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -24,9 +24,9 @@ class RankConfig(_Strict):
     task: PartLike = Part(type="digits")
     truth: PartLike
     metric: str
-    predictors: list[PartLike] = []
-    supernets: list[PartLike] = []
-    networks: int | Literal["all"] = Field(300)
+    predictors: list[PartLike] = Field(default_factory=list)
+    supernets: list[PartLike] = Field(default_factory=list)
+    networks: Annotated[int, Field(ge=2)] | Literal["all"] = 300
     top: int = Field(30, ge=1)
     resamples: int = Field(1000, ge=100)
     model: ModelConfig = ModelConfig()
@@ -34,7 +34,7 @@ class RankConfig(_Strict):
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int | None = Field(None, ge=1)
-    plugins: list[str] = []
+    plugins: list[str] = Field(default_factory=list)
 
 
 def parse_rank(data: Any, where: str = "the configuration") -> RankConfig:

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ def rank(
     plan = make_plan(checked, host or Host(checked.plugins))
     fresh = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{checked.space.type}-rank"
     with _threads(checked.threads):
-        return _Study(plan, fresh if folder is None else Path(folder), notify).run()
+        study = _Study(plan, fresh if folder is None else Path(folder), notify)
+        with closing(study.log):
+            return study.run()
 
 
 class _Study:
@@ -123,16 +126,10 @@ class _Study:
         )
         home = self.folder / "supernets" / label.replace(" ", "-")
         home.mkdir(parents=True, exist_ok=True)
-        fit = Fit(
-            method,
-            home / "checkpoint.pt",
-            Log(home / "log.jsonl"),
-            None,
-            None,
-            Ranks(),
-            notify=lambda event: self.notify(event | {"supernet": label}),
-        )
-        fit.run()
+        told = lambda event: self.notify(event | {"supernet": label})
+        with closing(Log(home / "log.jsonl")) as log:
+            fit = Fit(method, home / "checkpoint.pt", log, None, None, Ranks(), notify=told)
+            fit.run()
         self.seconds[f"{label}, training"] = fit.active
         supernet: Model = method.supernet
         return supernet
@@ -180,7 +177,9 @@ class _Study:
             "config": config.model_dump(mode="json"),
             "environment": describe(plan.host, config),
             "architectures": [architecture.to_json() for architecture in plan.networks],
-            "values": {name: [v if math.isfinite(v) else None for v in each] for name, each in values.items()},
+            "values": {
+                name: [v if math.isfinite(v) else None for v in each] for name, each in values.items()
+            },
         }
 
 

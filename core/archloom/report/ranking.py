@@ -51,7 +51,9 @@ def interval_text(figure: Mapping[str, float | None], *, signed: bool = False) -
     value, low, high = figure["value"], figure["low"], figure["high"]
     if value is None:
         return "undefined"
-    return f"{value:{form}}" if low is None or high is None else f"{value:{form}} [{low:{form}}, {high:{form}}]"
+    return (
+        f"{value:{form}}" if low is None or high is None else f"{value:{form}} [{low:{form}}, {high:{form}}]"
+    )
 
 
 def remark(row: Row, networks: int) -> str:
@@ -111,7 +113,9 @@ def _intervals(caption: str, rows: Sequence[Row], name: str) -> str:
                     "type": "data",
                     "symmetric": False,
                     "array": [0 if h is None else h - v for v, (h, _) in zip(values, ends, strict=True)],
-                    "arrayminus": [0 if low is None else v - low for v, (_, low) in zip(values, ends, strict=True)],
+                    "arrayminus": [
+                        0 if low is None else v - low for v, (_, low) in zip(values, ends, strict=True)
+                    ],
                 },
                 "marker": {"color": colour, "symbol": symbol, "size": 10},
             }
@@ -123,7 +127,11 @@ def _intervals(caption: str, rows: Sequence[Row], name: str) -> str:
         if x is not None
     ]
     note = "Dotted: counting MACs."
-    order = {"autorange": "reversed", "categoryorder": "array", "categoryarray": [escaped(r["name"]) for r in rows]}
+    order = {
+        "autorange": "reversed",
+        "categoryorder": "array",
+        "categoryarray": [escaped(r["name"]) for r in rows],
+    }
     return plot(caption, data, note, xaxis=axis("Kendall's tau-b"), yaxis=order, shapes=shapes)
 
 
@@ -157,7 +165,7 @@ def _scatters(document: Mapping[str, Any]) -> str:
 def _provenance(document: Mapping[str, Any]) -> str:
     environment = document["environment"]
     facts = [
-        (escaped(name), escaped(value if not isinstance(value, Mapping) else ", ".join(f"{k} {v}" for k, v in value.items())))
+        (escaped(name), escaped(_listed(value)))
         for name, value in environment.items()
         if value not in (None, [], {})
     ]
@@ -170,3 +178,7 @@ def _provenance(document: Mapping[str, Any]) -> str:
         table(("", ""), seconds, "facts"),
         f"<details><summary>Configuration</summary><pre>{written}</pre></details>",
     )
+
+
+def _listed(value: Any) -> Any:
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value

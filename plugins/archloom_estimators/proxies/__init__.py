@@ -24,13 +24,13 @@ PROXIES = {
 """Registered name -> factory."""
 
 __all__ = [
+    "NASWOT",
     "PROXIES",
     "SNIP",
     "Fisher",
     "GraSP",
     "GradientNorm",
     "JacobianCovariance",
-    "NASWOT",
     "SynFlow",
     "ZenNAS",
 ]
