@@ -142,6 +142,7 @@ class _Study:
             for event in self.log.events
             if event["predictor"] == predictor.key
         }
+        label = "truth" if predictor.estimator is self.plan.truth else predictor.key
         rows, failed, seconds = [], 0, 0.0
         for number, architecture in enumerate(networks, 1):
             event = done.get(architecture)
@@ -156,10 +157,9 @@ class _Study:
             values = event.get("values", {})
             rows.append({predictor.prefix + name: values.get(name, math.nan) for name in metrics})
             seconds += event["seconds"]
-            self.notify(
-                {"event": "estimate", "predictor": predictor.key, "number": number, "of": len(networks)}
-            )
-        self.seconds[predictor.key] = seconds / len(networks)
+            self.notify({"event": "estimate", "predictor": label, "number": number, "of": len(networks)})
+        if label != "truth":
+            self.seconds[predictor.key] = seconds / len(networks)
         return rows
 
     def _document(self, truth: Sequence[float], columns: Columns) -> dict[str, Any]:
