@@ -76,7 +76,9 @@ def test_each_comparison_can_be_planned():
     (written,) = [b["text"] for b in BLOCK.finditer(text) if b["language"] == "yaml"]
     plan = make_plan(parse_rank(yaml.safe_load(written)), Host())
     assert len(plan.networks) == 300
-    rows = re.findall(r"^\| `(\w+)` \| (?:`(.*?)`|(required)) \|", text.split("## The configuration")[1], re.M)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (?:`(.*?)`|(required)) \|", text.split("## The configuration")[1], re.M
+    )
     for key, default, required in rows:
         field = RankConfig.model_fields[key]
         assert field.is_required() == bool(required), key
