@@ -20,6 +20,8 @@ import archloom
 from archloom import config, hookspecs
 from archloom.config import parse_config
 from archloom.plugins import HOOKS, INJECTED, Host
+from archloom.ranking import RankConfig, parse_rank
+from archloom.ranking.plan import make_plan
 from archloom.resolve import resolve
 from archloom.trial import Trial
 
@@ -65,8 +67,26 @@ def configurations():
     for page in PAGES:
         for line, text in blocks(page, "yaml"):
             for document in yaml.safe_load_all(text):
-                if isinstance(document, dict) and "space" in document:
+                if isinstance(document, dict) and "space" in document and "truth" not in document:
                     yield pytest.param(document, id=f"{page.name}:{line}:{len(document)}")
+
+
+def test_each_comparison_can_be_planned():
+    text = (ROOT / "docs" / "ranking.md").read_text()
+    (written,) = [b["text"] for b in BLOCK.finditer(text) if b["language"] == "yaml"]
+    plan = make_plan(parse_rank(yaml.safe_load(written)), Host())
+    assert len(plan.networks) == 300
+    rows = re.findall(
+        r"^\| `(\w+)` \| (?:`(.*?)`|(required)) \|", text.split("## The configuration")[1], re.M
+    )
+    for key, default, required in rows:
+        field = RankConfig.model_fields[key]
+        assert field.is_required() == bool(required), key
+        if not required:
+            least = {"space": "x", "truth": "y", "metric": "z"}
+            assert parse_rank(least | {key: yaml.safe_load(default)}) == parse_rank(least), key
+    others = {"model", "device", "precision", "threads", "plugins"}
+    assert {key for key, *_ in rows} | others == set(RankConfig.model_fields)
 
 
 @pytest.mark.parametrize("document", list(configurations()))

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from . import version
-from .commands import bench, compare, export, judging, latency, look, models, searching, showing
+from .commands import bench, compare, export, judging, latency, look, models, rank, searching, showing
 from .console import err, how_to_resume, out
 from .errors import ArchloomError
 from .kernels import keep_freed_memory
@@ -31,6 +31,7 @@ for command in (
     judging.predict,
     look.look,
     export.export,
+    rank.rank,
     showing.report,
     showing.info,
     compare.compare,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -174,12 +174,20 @@ class SearchConfig(_Strict):
 
 def parse_config(data: Any, where: str = "the configuration") -> SearchConfig:
     """A `SearchConfig` from plain data; a ConfigError that names each wrong key and the nearest right one."""
+    return parse(SearchConfig, data, where)
+
+
+Kind = TypeVar("Kind", bound=_Strict)
+
+
+def parse(model: type[Kind], data: Any, where: str) -> Kind:
+    """A configuration of the kind `model` from plain data; a ConfigError as of `parse_config`."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} must be a mapping of keys to values, not {type(data).__name__}")
     try:
-        return SearchConfig.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem, where) for problem in error.errors())) from None
+        raise ConfigError("\n".join(_explain(problem, where, model) for problem in error.errors())) from None
 
 
 def parse_model(data: Any, where: str = "the model") -> ModelConfig:
@@ -227,14 +235,17 @@ def parse_part(data: Any, where: str) -> Part:
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> SearchConfig:
     """A configuration from a YAML file, with `key=value` overrides: `strategy.population=20`."""
-    path = Path(path)
+    return parse_config(override(read_yaml(path), overrides), str(path))
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The plain data in a YAML file; a ConfigError where it cannot be read."""
     try:
-        data = yaml.safe_load(path.read_text())
+        return yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:  # no text, 2001-99-99, [[[[...
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    return parse_config(override(data, overrides), str(path))
 
 
 def override(data: Any, overrides: Iterable[str]) -> Any:

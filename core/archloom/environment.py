@@ -6,19 +6,29 @@ import os
 import platform
 import subprocess
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 import numpy
 import torch
 
 from . import kernels, version
-from .config import SearchConfig
 from .latency import setting_of
 from .plugins import Host
 from .resolve import device_of
 
 
-def describe(host: Host, config: SearchConfig) -> dict[str, Any]:
+class Configured(Protocol):
+    """What a configuration must say to be described."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def describe(host: Host, config: Configured) -> dict[str, Any]:
     """Everything that another person needs to repeat the run."""
     device = device_of(config.device)
     return {

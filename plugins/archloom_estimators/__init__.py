@@ -1,4 +1,4 @@
-"""Estimators: what a network costs, how long it takes, how accurate it is."""
+"""Estimators: what a network costs, how long it takes, how accurate it is, and proxies of that."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import archloom
 from .accuracy import InheritedAccuracy, TrainedAccuracy
 from .cost import Macs, Params
 from .latency import MeasuredLatency, TableLatency
+from .proxies import PROXIES
 
 
 @archloom.hookimpl
@@ -17,3 +18,5 @@ def register_estimators(register):
     register("latency_table", TableLatency)
     register("accuracy", TrainedAccuracy)
     register("inherited_accuracy", InheritedAccuracy)
+    for name, proxy in PROXIES.items():
+        register(name, proxy)

@@ -7,12 +7,13 @@ from typing import Any
 
 import archloom
 
+from .digits import DigitsTable
 from .fbnet_device import FBNetDevice
 from .macro import MacroTable
 from .space import MacroSpace
 from .table import Table
 
-__all__ = ["FBNetDevice", "MacroSpace", "MacroTable", "Table"]
+__all__ = ["DigitsTable", "FBNetDevice", "MacroSpace", "MacroTable", "Table"]
 
 
 @archloom.hookimpl
@@ -23,5 +24,6 @@ def register_search_spaces(register: Callable[[str, Any], None]) -> None:
 @archloom.hookimpl
 def register_estimators(register: Callable[[str, Any], None]) -> None:
     register("macro_table", MacroTable)
+    register("digits_table", DigitsTable)
     register("table", Table)
     register("fbnet_device", FBNetDevice)

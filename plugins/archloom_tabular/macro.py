@@ -14,8 +14,9 @@ from typing import Any
 from archloom.architecture import Architecture
 from archloom.errors import ConfigError
 from archloom.estimator import STATIC, Context, Metric
+from archloom.space import SearchSpace
 
-from .space import NAMES, decode, encode
+from .space import NAMES, OPTIONS, decode, encode
 
 FORMAT = "archloom macro table 1"
 CODES = tuple("".join(digits) for digits in itertools.product("012", repeat=len(NAMES)))
@@ -129,6 +130,12 @@ class MacroTable:
     def architectures(self) -> list[Architecture]:
         """All 6,561, in the order of their codes."""
         return [decode(code) for code in CODES]
+
+    def known(self, space: SearchSpace) -> list[Architecture]:
+        """All of them, where `space` is NAS-Bench-Macro's; a ConfigError where it is another."""
+        if [(c.name, c.options) for c in space.choices] != [(name, OPTIONS) for name in NAMES]:
+            raise ConfigError("macro_table has the networks of space 'nasbench_macro', and of no other")
+        return self.architectures()
 
     def figures(self, architecture: Architecture) -> Mapping[str, float]:
         """All metrics of one network."""

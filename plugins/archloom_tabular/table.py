@@ -56,6 +56,10 @@ class Table:
         except KeyError:
             raise SpaceError(f"{self.path} has no row for the architecture '{architecture}'") from None
 
+    def known(self, space: Any) -> list[Architecture]:
+        """The architectures of the file, in its order."""
+        return list(self.rows(space))
+
     def rows(self, space: Any) -> Mapping[Architecture, Mapping[str, float]]:
         """Every architecture of the file with its metrics, checked against the space.
 

@@ -6,7 +6,9 @@ no network: plotly.js is inside. Everything that the folder says is escaped.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..run import write_atomically
 from .curves import fit_section
@@ -22,6 +24,7 @@ from .overview import (
     type_of,
     who,
 )
+from .ranking import ranking_sections
 from .story import Story
 from .trials import table_section, trials_section
 
@@ -91,6 +94,14 @@ for (const place of document.querySelectorAll('.plot')) {
   Plotly.newPlot(place, figure.data, {...base, ...layout}, {responsive: true, displayModeBar: false});
 }
 """
+
+
+def write_ranking(path: str | Path, ranking: Mapping[str, Any]) -> Path:
+    """Write a comparison's page, atomically: `ranking` is what rank.json holds."""
+    path = Path(path)
+    title = f"Who ranks networks well? {ranking['title']}"
+    write_atomically(path, document(title, ranking_sections(ranking)).encode())
+    return path
 
 
 def document(title: str, body: str) -> str:

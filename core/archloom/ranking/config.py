@@ -1,0 +1,54 @@
+"""What is ranked against what: one YAML file, validated before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ..config import ModelConfig, Part, PartLike, _Strict, override, parse, read_yaml
+
+
+class RankConfig(_Strict):
+    """A comparison of predictors with a ground truth.
+
+    truth: an estimator that knows the networks' figures, a table; metric: which of them is the truth. predictors:
+    estimators; one that needs a supernet is applied to each of `supernets`, methods that are trained first. networks:
+    how many are drawn, by the seed, of those that the truth knows, or all. top: the k of precision at top k.
+    resamples: of the bootstrap. The seed also draws all weights.
+    """
+
+    space: PartLike
+    task: PartLike = Part(type="digits")
+    truth: PartLike
+    metric: str
+    predictors: list[PartLike] = Field(default_factory=list)
+    supernets: list[PartLike] = Field(default_factory=list)
+    networks: Annotated[int, Field(ge=2)] | Literal["all"] = 300
+    top: int = Field(30, ge=1)
+    resamples: int = Field(1000, ge=100)
+    model: ModelConfig = ModelConfig()
+    seed: int = Field(0, ge=0)
+    device: str = "cpu"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    threads: int | None = Field(None, ge=1)
+    plugins: list[str] = Field(default_factory=list)
+
+
+def parse_rank(data: Any, where: str = "the configuration") -> RankConfig:
+    """A `RankConfig` from plain data; a ConfigError that names each wrong key and the nearest right one."""
+    if isinstance(data, RankConfig):
+        return data
+    return parse(RankConfig, data, where)
+
+
+def read_rank(path: str | Path, overrides: Iterable[str] = ()) -> RankConfig:
+    """A `RankConfig` from a YAML file, with `key=value` overrides."""
+    return parse_rank(override(read_yaml(path), overrides), str(path))
+
+
+def as_rank(config: RankConfig | Mapping[str, Any] | str | Path) -> RankConfig:
+    """A checked configuration from whatever it was given as."""
+    return read_rank(config) if isinstance(config, str | Path) else parse_rank(config)

@@ -1,0 +1,230 @@
+"""One comparison in its folder: supernets trained, everything estimated, figures and a page written."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ..architecture import Architecture
+from ..cost import count
+from ..environment import describe
+from ..errors import ConfigError, RunError
+from ..estimator import Context, Estimator
+from ..fitting import Fit
+from ..model import Model
+from ..plugins import Host
+from ..randomness import derive_seed, python_rng
+from ..ranks import Ranks
+from ..report import write_ranking
+from ..run import Log, write_atomically, write_json
+from ..session import _threads
+from .agreement import agreement
+from .config import RankConfig, as_rank
+from .plan import BASELINES, Plan, Predictor, make_plan
+
+logger = logging.getLogger("archloom")
+
+Notify = Callable[[dict[str, Any]], None]
+Columns = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a comparison ends with. `document`: all of it as plain data, as in rank.json."""
+
+    folder: Path
+    document: Mapping[str, Any]
+
+
+def rank(
+    config: RankConfig | Mapping[str, Any] | str | Path,
+    folder: str | Path | None = None,
+    *,
+    host: Host | None = None,
+    notify: Notify = lambda event: None,
+) -> Ranking:
+    """Compare predictors with the truth, in a folder (default: in runs/, date and space).
+
+    A folder in which the same comparison was begun is gone on with: what is estimated there, and supernets that are
+    trained, are not done again. Raises ConfigError for what cannot be meant, before anything runs.
+    """
+    checked = as_rank(config)
+    plan = make_plan(checked, host or Host(checked.plugins))
+    fresh = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{checked.space.type}-rank"
+    with _threads(checked.threads):
+        study = _Study(plan, fresh if folder is None else Path(folder), notify)
+        with closing(study.log):
+            return study.run()
+
+
+class _Study:
+    def __init__(self, plan: Plan, folder: Path, notify: Notify) -> None:
+        self.plan, self.folder, self.notify = plan, folder, notify
+        self.seconds: dict[str, float] = {}
+        self._open()
+        self.log = Log(folder / "estimates.jsonl")
+
+    def _open(self) -> None:
+        """A new folder, or one in which the same comparison was begun."""
+        mine = self.plan.config.model_dump(mode="json", exclude={"top", "resamples", "plugins", "threads"})
+        path = self.folder / "config.yaml"
+        if path.exists():
+            try:
+                begun = yaml.safe_load(path.read_text())
+            except (OSError, ValueError, yaml.YAMLError) as error:
+                raise RunError(f"cannot read {path}: {error}") from error
+            if begun != mine:
+                raise RunError(f"{self.folder} holds another comparison, or a run; name another folder")
+        write_atomically(path, yaml.safe_dump(mine, sort_keys=False).encode())
+
+    def run(self) -> Ranking:
+        plan, metric = self.plan, self.plan.config.metric
+        told = self._measured(Predictor("truth: ", plan.truth), plan.context)
+        truth = [row[f"truth: {metric}"] for row in told]
+        if odd := [a for a, value in zip(plan.networks, truth, strict=True) if not math.isfinite(value)]:
+            raise ConfigError(
+                f"the truth '{plan.config.truth.type}' does not tell {metric} of {len(odd)} of the networks, among "
+                f"them '{odd[0]}'; {self.folder}/estimates.jsonl says why"
+            )
+        columns: dict[str, list[float]] = _counted(plan)
+        trained: tuple[str, Model] | None = None
+        for predictor in plan.predictors:
+            context = plan.context
+            if predictor.supernet is not None:
+                if trained is None or trained[0] != predictor.supernet:
+                    trained = predictor.supernet, self._trained(predictor.supernet)
+                context = replace(context, supernet=trained[1])
+            rows = self._measured(predictor, context)
+            columns |= {name: [row[name] for row in rows] for name in plan.names(predictor)}
+        document = self._document(truth, columns)
+        write_json(self.folder / "rank.json", document)
+        write_ranking(self.folder / "rank.html", document)
+        return Ranking(self.folder, document)
+
+    def _trained(self, label: str) -> Model:
+        """The supernet, trained to its end; a training that was begun in the folder is gone on with."""
+        context, config = self.plan.context, self.plan.config
+        method = self.plan.supernets[label](
+            space=context.space,
+            task=context.task,
+            seed=config.seed,
+            ranks=Ranks(),
+            rng=python_rng(config.seed, "method"),
+            model=context.model,
+            device=context.device,
+            precision=config.precision,
+            recorded=context.recorded,
+        )
+        home = self.folder / "supernets" / label.replace(" ", "-")
+        home.mkdir(parents=True, exist_ok=True)
+        told = lambda event: self.notify(event | {"supernet": label})
+        with closing(Log(home / "log.jsonl")) as log:
+            fit = Fit(method, home / "checkpoint.pt", log, None, None, Ranks(), notify=told)
+            fit.run()
+        self.seconds[f"{label}, training"] = fit.active
+        supernet: Model = method.supernet
+        return supernet
+
+    def _measured(self, predictor: Predictor, context: Context) -> list[dict[str, float]]:
+        """For each network its metrics under their names; NaN where the estimator raised, or gave no number."""
+        networks, metrics = self.plan.networks, [m.name for m in predictor.estimator.metrics]
+        done = {
+            Architecture.from_json(event["architecture"]): event
+            for event in self.log.events
+            if event["predictor"] == predictor.key
+        }
+        label = "truth" if predictor.estimator is self.plan.truth else predictor.key
+        rows, failed, seconds = [], 0, 0.0
+        for number, architecture in enumerate(networks, 1):
+            event = done.get(architecture)
+            if event is None:
+                event = {"predictor": predictor.key, "architecture": architecture.to_json()}
+                event |= _estimate(predictor.estimator, architecture, context)
+                self.log.append(event)
+            if "error" in event:
+                failed += 1
+                if failed == 1:
+                    logger.warning("%s cannot measure '%s': %s", predictor.key, architecture, event["error"])
+            values = event.get("values", {})
+            rows.append({predictor.prefix + name: values.get(name, math.nan) for name in metrics})
+            seconds += event["seconds"]
+            self.notify({"event": "estimate", "predictor": label, "number": number, "of": len(networks)})
+        if label != "truth":
+            self.seconds[predictor.key] = seconds / len(networks)
+        return rows
+
+    def _document(self, truth: Sequence[float], columns: Columns) -> dict[str, Any]:
+        plan, config = self.plan, self.plan.config
+        unit = next(m.unit for m in plan.truth.metrics if m.name == config.metric)
+        values = {"truth": truth, **columns}
+        return {
+            "title": f"{config.space.type} on {config.task.type}",
+            "truth": {"metric": config.metric, "unit": unit, "estimator": config.truth.type},
+            "networks": len(plan.networks),
+            "top": config.top,
+            "resamples": config.resamples,
+            "rows": _rows(plan, truth, columns),
+            "seconds": self.seconds,
+            "config": config.model_dump(mode="json"),
+            "environment": describe(plan.host, config),
+            "architectures": [architecture.to_json() for architecture in plan.networks],
+            "values": {
+                name: [v if math.isfinite(v) else None for v in each] for name, each in values.items()
+            },
+        }
+
+
+def _counted(plan: Plan) -> dict[str, list[float]]:
+    """The baselines' columns."""
+    costs = [count(plan.context.outline(a), plan.context.shape(a)) for a in plan.networks]
+    return {"params": [float(cost.params) for cost in costs], "macs": [float(cost.macs) for cost in costs]}
+
+
+def _estimate(estimator: Estimator, architecture: Architecture, context: Context) -> dict[str, Any]:
+    """values and seconds, or error and seconds: what an estimator raises on one network is recorded."""
+    started = time.perf_counter()
+    try:
+        measured = estimator.estimate(architecture, context)
+        values = {m.name: float(measured[m.name]) for m in estimator.metrics}
+        told = {"values": {name: value for name, value in values.items() if math.isfinite(value)}}
+    except ConfigError:
+        raise  # not this network's fault: the user's to mend
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}", "seconds": time.perf_counter() - started}
+    return {**told, "seconds": time.perf_counter() - started}
+
+
+def _rows(plan: Plan, truth: Sequence[float], columns: Columns) -> list[dict[str, Any]]:
+    """The baselines first, then the predictors, each with its figures."""
+    config = plan.config
+    metrics = {p.prefix + m.name: m for p in plan.predictors for m in p.estimator.metrics}
+    rows = []
+    for name, values in columns.items():
+        x, baseline = np.asarray(values), name in BASELINES
+        lowest = not baseline and metrics[name].direction == "min"
+        told = agreement(
+            -x if lowest else x,
+            np.asarray(truth),
+            np.asarray(columns["macs"]),
+            k=config.top,
+            resamples=config.resamples,
+            rng=np.random.default_rng(derive_seed(config.seed, "bootstrap")),
+        )
+        row = {
+            "name": name,
+            "baseline": baseline,
+            "unit": BASELINES[name] if baseline else metrics[name].unit,
+            "best": "lowest" if lowest else "highest",
+            "constant": len(np.unique(x[np.isfinite(x)])) == 1,
+        }
+        rows.append(row | told.to_json())
+    return rows
