@@ -7,11 +7,13 @@ from typing import Any
 
 import archloom
 
+from .method import Cream
 from .network import CreamHead, CreamNetwork, CreamPool
 from .space import CreamSpace
 from .textual import from_block_strings
 
 __all__ = [
+    "Cream",
     "CreamHead",
     "CreamNetwork",
     "CreamPool",
@@ -30,6 +32,11 @@ def published_space(*, in_channels: int = 3, resolution: int | None = None) -> C
 def register_search_spaces(register: Callable[[str, Any], None]) -> None:
     register("cream", CreamSpace)
     register("cream_published", published_space)
+
+
+@archloom.hookimpl
+def register_strategies(register: Callable[[str, Any], None]) -> None:
+    register("cream", Cream)
 
 
 @archloom.hookimpl
