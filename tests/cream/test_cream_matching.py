@@ -66,9 +66,7 @@ def gradients(recorded, *, first_only):
         return smooth(runner.logits(a, x[4:], w), torch.tensor([5, 6, 7, 8]))
 
     w = runner.weights_of(a)
-    found = meta_gradient(
-        inner, outer, w, list(meta.parameters()), 0.5, scale=1e-4, first_only=first_only
-    )
+    found = meta_gradient(inner, outer, w, list(meta.parameters()), 0.5, scale=1e-4, first_only=first_only)
     return w, weigh(None), inner(w), found
 
 
@@ -89,7 +87,9 @@ def test_the_meta_gradient_is_the_recorded_one_of_second_order_autograd(recorded
     norm, precise = expected["weight_norm"], weight.dtype == torch.float64
     assert weight.norm().item() == pytest.approx(norm, rel=2e-3 if precise else 0.02)
     # the bias's part is a hundredth of the whole, so that float32 has it up to the rounding of the whole
-    assert bias.item() == pytest.approx(expected["bias"], rel=5e-3 if precise else 0, abs=0 if precise else 2e-3 * norm)
+    assert bias.item() == pytest.approx(
+        expected["bias"], rel=5e-3 if precise else 0, abs=0 if precise else 2e-3 * norm
+    )
     largest = max(map(abs, expected["weight8"]))
     theirs = torch.tensor(expected["weight8"], dtype=weight.dtype)
     torch.testing.assert_close(weight[0, :8], theirs, atol=(3e-3 if precise else 0.03) * largest, rtol=0)
@@ -227,7 +227,9 @@ def test_the_loss_weighs_teacher_and_labels_by_m():
 def entry(accuracy, macs, **options):
     from archloom.architecture import Architecture
 
-    return Entry(Architecture({"layer": options.pop("layer", f"{accuracy} {macs}")}), accuracy, macs, torch.zeros(1, 2))
+    return Entry(
+        Architecture({"layer": options.pop("layer", f"{accuracy} {macs}")}), accuracy, macs, torch.zeros(1, 2)
+    )
 
 
 def test_board_entries_go_through_their_state_unchanged():
