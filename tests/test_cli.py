@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from archloom import cli
+from archloom import cli, console
 
 PLUGIN = """
 import time
@@ -72,7 +72,7 @@ def _quiet():
     import warnings
 
     show = warnings.showwarning
-    cli._started.clear()
+    console._started.clear()
     yield
     warnings.showwarning = show
 
@@ -242,7 +242,7 @@ def sets(*texts: str) -> list[str]:
         (["info", "fbnet_a", "--set", "bogus=1"], "bogus"),
         (["retrain", "fbnet_a"], "which task?"),
         (["retrain", "fbnet_a", "--task", "digist"], "unknown task 'digist'; did you mean 'digits'?"),
-        (["evaluate", "fbnet_a", "--task", "digits"], "the network takes 3 channels, the images"),
+        (["evaluate", "fbnet_a", "--task", "digits"], "fbnet_a takes 3 channels, the images"),
         (["evaluate", "fbnet_a", "--task", "digits", "--split", "trian"], "there is no split 'trian'"),
         (["latency", "build", "tiyn"], "unknown space 'tiyn'"),
     ],

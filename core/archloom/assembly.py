@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 from torch import nn
@@ -16,11 +16,21 @@ from .plugins import Host
 from .randomness import forked_rng
 from .resolve import checked_component, model_parts
 from .space import weight_formats
-from .task import Task
 from .zoo import Found, find
 
 ARCHITECTURE = "architecture"
 """The backbone that is a network of a search space: `{type: architecture, name: ...}` or with `path`."""
+
+
+class Images(Protocol):
+    """What a network must know of a task: its name, the shape (C, H, W) of its images, and its classes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
 
 
 def read_model(path: str | Path) -> ModelConfig:
@@ -37,7 +47,7 @@ def read_model(path: str | Path) -> ModelConfig:
 
 def build_model(
     config: ModelConfig | Mapping[str, Any] | str | Path,
-    task: Task,
+    task: Images,
     host: Host | None = None,
     *,
     seed: int = 0,
@@ -87,7 +97,7 @@ class _First(nn.Module):
         return maps[0] if isinstance(maps, tuple) else maps
 
 
-def _backbone(part: Part, task: Task, host: Host) -> tuple[nn.Module, tuple[Any, ...]]:
+def _backbone(part: Part, task: Images, host: Host) -> tuple[nn.Module, tuple[Any, ...]]:
     """The module, and the other implementations' weight formats that fit it."""
     if part.type == ARCHITECTURE:
         found = _found(part.options, task, host)
@@ -114,25 +124,27 @@ def _backbone(part: Part, task: Task, host: Host) -> tuple[nn.Module, tuple[Any,
         ) from error
 
 
-def _found(options: Mapping[str, Any], task: Task, host: Host) -> Found:
-    """The architecture that a backbone's `name` or `path` means; the other options are its space's."""
+def _found(options: Mapping[str, Any], task: Images, host: Host) -> Found:
+    """The architecture that a backbone's `name`, `path` or `document` means; the other options are its space's."""
     own = dict(options)
-    name, path = own.pop("name", None), own.pop("path", None)
-    source = name if path is None else path
-    if source is None or (name is not None and path is not None):
+    given = [(key, own.pop(key)) for key in ("name", "path", "document") if own.get(key) is not None]
+    if len(given) != 1:
         raise ConfigError(
-            f"backbone '{ARCHITECTURE}' takes either a name (name: fbnet_a) or a file or run folder "
-            "(path: runs/mine/architecture.json)"
+            f"backbone '{ARCHITECTURE}' takes either a name (name: fbnet_a), or a file or run folder "
+            "(path: runs/mine/architecture.json), or such a file's content (document: ...)"
         )
-    if path is not None and not Path(path).exists():
-        raise ConfigError(f"backbone '{ARCHITECTURE}': there is no architecture file or run folder {path}")
-    found, channels = find(str(source), host, own), task.shape[0]
+    key, source = given[0]
+    if key == "path" and not Path(source).exists():
+        raise ConfigError(f"backbone '{ARCHITECTURE}': there is no architecture file or run folder {source}")
+    wanted = source if isinstance(source, Mapping) else str(source)
+    found, channels = find(wanted, host, own), task.shape[0]
     takes = getattr(found.space, "in_channels", channels)
-    if takes != channels and path is None and "in_channels" not in own:
-        return find(str(source), host, {**own, "in_channels": channels})
+    if takes != channels and key == "name" and "in_channels" not in own:
+        return find(wanted, host, {**own, "in_channels": channels})
     if takes != channels:
+        told = source if key != "document" else "the document"
         raise ConfigError(
-            f"backbone '{ARCHITECTURE}' ({source}) takes {takes} channels, the images of task '{task.name}' "
+            f"backbone '{ARCHITECTURE}' ({told}) takes {takes} channels, the images of task '{task.name}' "
             f"have {channels}; give it in_channels: {channels}"
         )
     return found

@@ -10,16 +10,16 @@ from typing import Any
 import yaml
 from safetensors.torch import save
 
-from .config import override, parse_part
 from .errors import ConfigError, RunError
 from .model import Model
 from .plugins import Host
-from .resolve import device_of, make
+from .resolve import device_of
 from .run import load_checkpoint, write_atomically, write_json
+from .source import choose, open_source, plugins_beside
 from .task import SPLITS, Task, batches
-from .training import Recipe, train
 from .training import evaluate as judge
-from .zoo import Found, find, load_weights
+from .training import train
+from .zoo import load_weights
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,29 @@ def retrain(
 ) -> Trained:
     """Train from scratch on the training splits, select the epoch by validation, read the test split once.
 
-    source: a run folder, an architecture file or a name. Task and recipe are the run's unless given;
-    `overrides` set their options ("recipe.epochs=90"). An interrupted training in `folder` goes on.
+    source: a run folder, an architecture file, a YAML file with a `model:` section, or a name. Task and recipe
+    are those beside it unless given; `overrides` set their options ("recipe.epochs=90"). `folder` gets the
+    network's document, so that it is a source itself; an interrupted training in it goes on.
     """
-    host = host or Host()
-    found = find(source, host)
-    made_task, made_recipe, parts = _task_and_recipe(source, host, task, recipe, overrides)
-    _check_shape(found, made_task)
+    host = host or Host(plugins_beside(source))
+    chosen = choose(source, host, task=task, recipe=recipe, overrides=overrides)
+    opened = open_source(source, host, task=chosen.task)
     target = Path(folder) if folder else _default_folder(source)
-    _check_same(target, {"source": str(source), "seed": seed, "precision": precision, **parts})
-    model = found.build(len(made_task.classes), seed=seed)
+    model = opened.build(seed=seed)
+    identity = {
+        "seed": seed,
+        "precision": precision,
+        **chosen.parts,
+        "options": asdict(chosen.recipe),  # a plugin may give its recipe other values tomorrow
+        "network": dict(opened.document),
+    }
+    _check_same(target, identity, {"source": str(source), "plugins": plugins_beside(source)})
+    opened.write(target)
     where = device_of(device)
     for epoch in train(
         model,
-        made_task,
-        made_recipe,
+        chosen.task,
+        chosen.recipe,
         seed=seed,
         device=where,
         precision=precision,
@@ -74,7 +82,7 @@ def retrain(
                 "metrics": dict(epoch.metrics),
             }
         )
-    metrics = _finish(model, made_task, target, precision, where)
+    metrics = _finish(model, chosen.task, target, precision, where)
     return Trained(target, metrics)
 
 
@@ -107,65 +115,33 @@ def evaluate(
     host: Host | None = None,
 ) -> dict[str, float]:
     """Top-1, top-5 and cross entropy of trained weights on one split."""
-    host = host or Host()
+    host = host or Host(plugins_beside(source))
     if split not in SPLITS:
         raise ConfigError(f"there is no split '{split}'; there are {', '.join(SPLITS)}")
-    found = find(source, host)
-    made_task, _, _ = _task_and_recipe(source, host, task, None, overrides)
-    _check_shape(found, made_task)
-    file = Path(weights) if weights else Path(source) / "weights.safetensors"
-    model = found.build(len(made_task.classes)).to(device_of(device))
-    load_weights(model, file)
-    stream = batches(made_task.dataset(split), 512, device=device_of(device))
-    return judge(model, stream, len(made_task.classes), precision)
-
-
-def _task_and_recipe(
-    source: str | Path, host: Host, task: str | None, recipe: str | None, overrides: Iterable[str]
-) -> tuple[Task, Recipe, dict[str, Any]]:
-    stored: dict[str, Any] = {}
-    config = Path(source) / "config.yaml"
-    if config.is_file():
-        whole = yaml.safe_load(config.read_text())
-        stored = {"task": whole["task"], "recipe": whole["recipe"]}
-    if task is not None:
-        stored["task"] = {"type": task}
-    if recipe is not None:
-        stored["recipe"] = {"type": recipe}
-    if "task" not in stored:
-        raise ConfigError(f"which task? '{source}' is no run folder, so name one: --task digits")
-    stored.setdefault("recipe", {"type": "default"})
-    stored = override(stored, overrides)
-    if extra := set(stored) - {"task", "recipe"}:
-        raise ConfigError(f"--set takes task.* and recipe.* here, not {', '.join(sorted(extra))}")
-    made = make(host, "recipe", parse_part(stored["recipe"], "recipe"))
-    return (
-        make(host, "task", parse_part(stored["task"], "task")),
-        made,
-        {"task": stored["task"], "recipe": asdict(made)},
-    )
-
-
-def _check_shape(found: Found, task: Task) -> None:
-    channels = getattr(found.space, "in_channels", task.shape[0])
-    if channels != task.shape[0]:
+    chosen = choose(source, host, task=task, overrides=overrides)
+    opened = open_source(source, host, task=chosen.task)
+    file = Path(weights) if weights else opened.weights
+    if file is None:
         raise ConfigError(
-            f"the network takes {channels} channels, the images of task '{task.name}' have {task.shape[0]}"
+            f"there are no weights beside {source}: train them (archloom retrain), or say --weights"
         )
+    model = opened.build().to(device_of(device))
+    load_weights(model, file)
+    stream = batches(chosen.task.dataset(split), 512, device=device_of(device))
+    return judge(model, stream, len(chosen.task.classes), precision)
 
 
-def _check_same(folder: Path, identity: dict[str, Any]) -> None:
-    """A training found in `folder` is gone on with only if it is this one."""
+def _check_same(folder: Path, identity: dict[str, Any], told: dict[str, Any]) -> None:
+    """A training found in `folder` is gone on with only if it is this one; `told` is written beside it."""
     path = folder / "training.yaml"
     if path.exists():
         then = yaml.safe_load(path.read_text())
-        if then != identity:
-            differing = [key for key in identity if then.get(key) != identity[key]]
+        if differing := [key for key in identity if then.get(key) != identity[key]]:
             raise RunError(
                 f"{folder} holds another training (its {', '.join(differing)} differ); name another folder with --out"
             )
     else:
-        write_atomically(path, yaml.safe_dump(identity, sort_keys=False).encode())
+        write_atomically(path, yaml.safe_dump({**told, **identity}, sort_keys=False).encode())
 
 
 def _default_folder(source: str | Path) -> Path:

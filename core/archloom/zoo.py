@@ -27,7 +27,10 @@ FORMAT = "archloom architecture 1"
 
 @dataclass(frozen=True)
 class Found:
-    """An architecture with its space, and what its file or its authors say about it."""
+    """An architecture with its space, and what its file or its authors say about it.
+
+    The sections are the plain data that space and parts were made from, as a configuration has them.
+    """
 
     space: SearchSpace
     architecture: Architecture
@@ -35,6 +38,8 @@ class Found:
     classes: tuple[str, ...] | None
     parts: ModelParts
     published: Mapping[str, Any]
+    space_section: Mapping[str, Any]
+    model_section: Mapping[str, Any]
 
     def build(self, num_classes: int | None = None, *, seed: int = 0) -> Model:
         """The whole model, its weights drawn from `seed`."""
@@ -96,13 +101,16 @@ def _from_document(document: Any, host: Host, options: dict[str, Any], where: st
         given = dict(document["space"])
         entry = host.get("space", given.pop("type"))
         space = entry.make(entry.validate(given | options, where))
+        model = ModelConfig.model_validate(document["model"])
         return Found(
             space=space,
             architecture=check(space, Architecture.from_json(document["architecture"])),
             shape=tuple(document["shape"]),
             classes=tuple(document["classes"]),
-            parts=model_parts(host, ModelConfig.model_validate(document["model"])),
+            parts=model_parts(host, model),
             published={},
+            space_section={"type": entry.name, **given, **options},
+            model_section=model.model_dump(),
         )
     except KeyError as error:
         raise ConfigError(f"{where} lacks {error}") from error
@@ -132,15 +140,17 @@ def _names(space: Any) -> list[str]:
 
 def _named(entry: Any, found: NamedArchitecture, options: dict[str, Any], host: Host) -> Found:
     space = entry.make(entry.validate({**found.options, **options}))
-    recommended = getattr(space, "recommended_model", {})
+    model = ModelConfig.model_validate(getattr(space, "recommended_model", {}))
     side = found.resolution
     return Found(
         space=space,
         architecture=check(space, found.architecture),
         shape=(getattr(space, "in_channels", 3), side, side),
         classes=None,
-        parts=model_parts(host, ModelConfig.model_validate(recommended)),
+        parts=model_parts(host, model),
         published=found.published,
+        space_section={"type": entry.name, **found.options, **options},
+        model_section=model.model_dump(),
     )
 
 

@@ -1,0 +1,142 @@
+"""`archloom search` and `archloom resume`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ..console import (
+    Debug,
+    DeviceOption,
+    PluginFiles,
+    PrecisionOption,
+    Sets,
+    make_host,
+    number,
+    out,
+    progress,
+)
+
+
+def search(
+    config: Annotated[Path, typer.Argument(help="A YAML file; see docs/configuration.md.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder", "--run", help="The run folder (under torchrun say --folder); default: new, in runs/."
+        ),
+    ] = None,
+    sets: Sets = None,
+    plugin: PluginFiles = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first estimator that raises.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a search from a configuration file."""
+    from ..config import read_config
+    from ..session import search as run_search
+
+    overrides = _overrides(sets, device, precision, plugin)
+    if strict:
+        overrides.append("strict=true")
+    checked = read_config(config, overrides)
+    host = make_host(checked.plugins)
+    with progress() as notify:
+        _print_result(run_search(checked, folder, host=host, notify=notify))
+
+
+def resume(
+    folder: Annotated[Path, typer.Argument(help="The folder of an interrupted run.")],
+    sets: Sets = None,
+    plugin: PluginFiles = None,
+    device: DeviceOption = None,
+    debug: Debug = False,
+) -> None:
+    """Go on with an interrupted run, or with a finished one under a larger budget."""
+    from ..config import override
+    from ..session import read_stored
+    from ..session import resume as run_resume
+
+    overrides = _overrides(sets, device, None, plugin)
+    stored = override(read_stored(folder), overrides)
+    host = make_host(stored.get("plugins", []))
+    with progress() as notify:
+        _print_result(run_resume(folder, overrides=tuple(overrides), host=host, notify=notify))
+
+
+def _overrides(
+    sets: list[str] | None, device: str | None, precision: str | None, plugins: list[Path] | None
+) -> list[str]:
+    overrides = list(sets or [])
+    if device:
+        overrides.append(f"device={device}")
+    if precision:
+        overrides.append(f"precision={precision}")
+    if plugins:
+        overrides.append(f"plugins={json.dumps([str(path.resolve()) for path in plugins])}")
+    return overrides
+
+
+def _print_result(result: Any) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if not result.complete:
+        out.print(f"{result.reason}. Go on with: archloom resume {result.folder} --set budget.epochs=...")
+        return
+    measured = sum(trial.source is None and trial.status != "infeasible" for trial in result.trials)
+    out.print(f"{len(result.trials)} trials, {measured} measured; {result.reason}.")
+    if result.architecture is None:
+        table = Table("trial", "architecture", *result.front[0].metrics)
+        for trial in result.front:
+            table.add_row(
+                str(trial.number), str(trial.architecture), *(f"{v:.4g}" for v in trial.metrics.values())
+            )
+        out.print(table)
+        out.print(
+            "This is the Pareto front; 'pick' in the configuration says how to choose one network from it."
+        )
+    else:
+        out.print(f"found: {result.architecture}")
+        trial = next(
+            t for t in result.trials if t.architecture == result.architecture and t.scores is not None
+        )
+        table = Table("metric", "value", title="the found architecture")
+        for name, value in trial.metrics.items():
+            table.add_row(name, number(value))
+        out.print(table)
+    if result.groups:
+        table = Table(
+            "",
+            "networks",
+            "trainings",
+            "test top-1 %",
+            "spread",
+            "MACs",
+            "params",
+            "latency ms",
+            title="trained from scratch",
+        )
+        for group in result.groups:
+            spread = "-" if group.spread is None else f"{group.spread:.2f}"
+            table.add_row(
+                group.role,
+                str(group.networks),
+                str(group.trainings),
+                f"{group.accuracy:.2f}",
+                spread,
+                f"{group.macs:,.0f}",
+                f"{group.params:,.0f}",
+                f"{group.latency:.2f}",
+            )
+        out.print(table)
+    for sentence in result.verdict:
+        out.print(sentence[0].upper() + sentence[1:] + ".")
+    out.print(f"run folder: {result.folder}   report: {result.folder / 'report.html'}")

@@ -1,0 +1,268 @@
+"""What a SOURCE on the command line means: a network that can be trained, judged, looked at and exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .assembly import ARCHITECTURE as BACKBONE
+from .assembly import build_model
+from .config import ModelConfig, Part, override, parse_model, parse_part
+from .errors import ConfigError
+from .model import Model
+from .plugins import Host
+from .resolve import make
+from .run import write_atomically, write_json
+from .task import Task
+from .training import Recipe
+from .zoo import Found, architecture_document, find
+
+ARCHITECTURE, MODEL, WEIGHTS = "architecture.json", "model.yaml", "weights.safetensors"
+"""What a folder holds: an architecture of a search space, or a model section, and the trained weights."""
+
+FORMAT = "archloom model 1"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network: what it takes and gives, how to build it, and what lies beside it.
+
+    classes: None where nothing says them (a network by name). document: enough to build it anywhere, as
+    plain data, of `kind` "architecture" or "model". weights: the trained weights beside it, if any.
+    stored: the task and the recipe that are written beside it, as plain data.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...] | None
+    document: Mapping[str, Any]
+    stored: Mapping[str, Any]
+    weights: Path | None
+    make: Callable[[tuple[str, ...], int], Model] = field(repr=False, compare=False)
+    found: Found | None = field(default=None, repr=False, compare=False)
+
+    def build(self, num_classes: int | None = None, *, seed: int = 0) -> Model:
+        """The whole model with weights drawn from `seed`; as many classes as are known (else 1000), or as said."""
+        known = self.classes or tuple(str(number) for number in range(1000))
+        if num_classes is not None and num_classes != len(known):
+            known = tuple(str(number) for number in range(num_classes))
+        return self.make(known, seed)
+
+    def write(self, folder: Path) -> Path:
+        """The document as a file of `folder`, which a later command takes as its source."""
+        if self.kind == "architecture":
+            path = folder / ARCHITECTURE
+            write_json(path, dict(self.document))
+        else:
+            path = folder / MODEL
+            write_atomically(path, yaml.safe_dump(dict(self.document), sort_keys=False).encode())
+        return path
+
+    def for_task(self, task: Task) -> Source:
+        """The same network for the images and the classes of a task; refused where it cannot take them."""
+        if self.shape[0] != task.shape[0]:
+            raise ConfigError(
+                f"{self.name} takes {self.shape[0]} channels, the images of task '{task.name}' have {task.shape[0]}"
+            )
+        shape = self.shape if self.kind == "architecture" else task.shape
+        classes = tuple(task.classes)
+        document = {**self.document, "shape": list(shape), "classes": list(classes)}
+        return Source(
+            self.name, self.kind, shape, classes, document, self.stored, self.weights, self.make, self.found
+        )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a model must know of a task: enough to build it where there is no data."""
+
+    name: str
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+
+
+def plugins_beside(source: str | Path) -> list[str]:
+    """The plugin files that the configuration beside a source names: relative to it, or to where one works."""
+    _, _, stored, base = _read(source)
+    files = stored.get("plugins", [])
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        raise ConfigError(f"{source}: 'plugins' is a list of files, not {files!r}")
+    return [str((base / file if (base / file).exists() else Path(file)).resolve()) for file in files]
+
+
+def open_source(
+    source: str | Path,
+    host: Host,
+    *,
+    task: Task | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Source:
+    """A run folder, a folder of `archloom retrain`, an architecture file, a model's YAML file, or a name.
+
+    task: whose images and classes it is for; where it is left out, what the source itself says of them.
+    options: those of a named architecture's space. Raises ConfigError or UnknownName, which say what is known.
+    """
+    kind, document, stored, base = _read(source)
+    path = Path(source)
+    weights = path / WEIGHTS if path.is_dir() and (path / WEIGHTS).exists() else None
+    if kind == "model":
+        made = _model_source(str(source), document, stored, weights, host, task, base)
+    else:
+        found = find(source if kind == "name" else document, host, dict(options or {}))
+        made = _architecture_source(str(source), found, document, stored, weights)
+    return made if task is None else made.for_task(task)
+
+
+def _architecture_source(
+    name: str, found: Found, document: Mapping[str, Any], stored: Mapping[str, Any], weights: Path | None
+) -> Source:
+    def build(classes: tuple[str, ...], seed: int) -> Model:
+        return found.build(len(classes), seed=seed)
+
+    document = document or architecture_document(
+        found.space_section, found.architecture, shape=found.shape, classes=(), model=found.model_section
+    )
+    return Source(name, "architecture", found.shape, found.classes, document, stored, weights, build, found)
+
+
+def _model_source(
+    name: str,
+    document: Mapping[str, Any],
+    stored: Mapping[str, Any],
+    weights: Path | None,
+    host: Host,
+    task: Task | None,
+    base: Path,
+) -> Source:
+    section = _self_contained(parse_model(document["model"], name), base, name)
+    if task is not None:
+        shape, classes = task.shape, tuple(task.classes)
+    elif "shape" in document and "classes" in document:
+        shape, classes = tuple(document["shape"]), tuple(map(str, document["classes"]))
+    elif "task" in stored:
+        made = make(host, "task", parse_part(stored["task"], "task"))
+        shape, classes = made.shape, tuple(made.classes)
+    else:
+        raise ConfigError(f"which task? {name} says neither 'task' nor 'shape' and 'classes': --task digits")
+    if len(shape) != 3:
+        raise ConfigError(f"{name}: 'shape' is [channels, height, width], not {list(shape)}")
+    whole = {
+        "format": FORMAT,
+        "model": section.model_dump(),
+        "shape": list(shape),
+        "classes": list(classes),
+    }
+
+    def build(labels: tuple[str, ...], seed: int) -> Model:
+        return build_model(section, _Known(name, shape, labels), host, seed=seed)
+
+    return Source(name, "model", shape, classes, whole, stored, weights, build)
+
+
+def _self_contained(section: ModelConfig, base: Path, where: str) -> ModelConfig:
+    """The section with the architecture file that its backbone names taken in, so that it can be moved."""
+    part = section.backbone
+    if part is None or part.type != BACKBONE or part.options.get("path") is None:
+        return section
+    path = Path(part.options["path"])
+    path = path if path.exists() else base / path
+    path = path / ARCHITECTURE if path.is_dir() else path
+    if not path.exists():
+        raise ConfigError(
+            f"{where}: backbone '{BACKBONE}': there is no architecture file or run folder {part.options['path']}"
+        )
+    rest = {key: value for key, value in part.options.items() if key != "path"}
+    inlined = Part(type=part.type, options={**rest, "document": dict(_json(path))})
+    return section.model_copy(update={"backbone": inlined})
+
+
+def _read(source: str | Path) -> tuple[str, Mapping[str, Any], Mapping[str, Any], Path]:
+    """What kind of source it is, its document, what is stored beside it, and where relative paths start."""
+    path = Path(source)
+    if path.is_dir():
+        beside: Mapping[str, Any] = {}
+        for name in ("config.yaml", "training.yaml"):
+            if (path / name).is_file():
+                beside = _mapping(path / name)
+                break
+        if (path / ARCHITECTURE).is_file():
+            return "architecture", _json(path / ARCHITECTURE), _parts(beside), path
+        if (path / MODEL).is_file():
+            document = _mapping(path / MODEL)
+            return "model", document, _parts(beside or document), path
+        raise ConfigError(
+            f"the folder {source} holds neither {ARCHITECTURE} nor {MODEL}: it is no run that found something, "
+            "and nothing was trained in it"
+        )
+    if path.suffix in (".yaml", ".yml"):
+        document = _mapping(path)
+        if "model" not in document:
+            document = {"model": document}
+        return "model", document, _parts(document), path.parent
+    if path.is_file():
+        return "architecture", _json(path), {}, path.parent
+    return "name", {}, {}, Path()
+
+
+def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: data[key] for key in ("task", "recipe", "plugins") if data.get(key)}
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the architecture {path}: {error}") from error
+
+
+def _mapping(path: Path) -> Mapping[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{path} must be a mapping of keys to values, not {type(data).__name__}")
+    return data
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The task and the recipe of a training, made, and as the plain data that made them."""
+
+    task: Task
+    recipe: Recipe
+    parts: Mapping[str, Any]
+
+
+def choose(
+    source: str | Path,
+    host: Host,
+    *,
+    task: str | None = None,
+    recipe: str | None = None,
+    overrides: Iterable[str] = (),
+) -> Chosen:
+    """Task and recipe: what is stored beside the source, unless named here; `overrides` set their options."""
+    _, _, stored, _ = _read(source)
+    parts = {key: stored[key] for key in ("task", "recipe") if key in stored}
+    if task is not None:
+        parts["task"] = {"type": task}
+    if recipe is not None:
+        parts["recipe"] = {"type": recipe}
+    if "task" not in parts:
+        raise ConfigError(f"which task? '{source}' names none beside it, so name one: --task digits")
+    parts.setdefault("recipe", {"type": "default"})
+    parts = override(parts, overrides)
+    if extra := set(parts) - {"task", "recipe"}:
+        raise ConfigError(f"--set takes task.* and recipe.* here, not {', '.join(sorted(extra))}")
+    made_task = make(host, "task", parse_part(parts["task"], "task"))
+    made_recipe = make(host, "recipe", parse_part(parts["recipe"], "recipe"))
+    return Chosen(made_task, made_recipe, parts)
