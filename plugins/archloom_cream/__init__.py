@@ -9,6 +9,7 @@ import archloom
 
 from .method import Cream
 from .network import CreamHead, CreamNetwork, CreamPool
+from .recipe import cream_recipe
 from .space import CreamSpace
 from .textual import from_block_strings
 
@@ -43,3 +44,8 @@ def register_strategies(register: Callable[[str, Any], None]) -> None:
 def register_components(register: Callable[[str, Any], None]) -> None:
     register("neck.CreamPool", CreamPool)
     register("head.CreamHead", CreamHead)
+
+
+@archloom.hookimpl
+def register_recipes(register: Callable[[str, Any], None]) -> None:
+    register("cream", cream_recipe)
