@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 import torch
 
-from . import version
+from . import kernels, version
 from .config import SearchConfig
 from .latency import setting_of
 from .plugins import Host
@@ -34,6 +34,7 @@ def describe(host: Host, config: SearchConfig) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": setting_of(device, 1).device,
         "threads": torch.get_num_threads(),
+        "allocator": kernels.allocator(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "precision": config.precision,
         "seed": config.seed,

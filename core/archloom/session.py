@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import save
+from torch import nn
 
 from .architecture import Architecture
 from .config import SearchConfig, override, parse_config, read_config
@@ -36,6 +37,8 @@ from .resolve import Resolved, resolve
 from .run import Run, load_checkpoint, recorded, write_atomically, write_json
 from .space import input_shape
 from .strategy import Strategy, WeightSharing
+from .teacher import load_teacher
+from .trainable import check_trainable
 from .trial import Trial
 from .verdict import Contestant, Group, draw_contestants, groups, judge, train_and_test
 from .workers import Workers
@@ -132,11 +135,22 @@ def _fresh_folder(config: SearchConfig) -> Path:
     return folder
 
 
+def _check_verdict(r: Resolved) -> nn.Module | None:
+    """Refuse a recipe that could not train what is found, days before it is; the recipe's teacher, if any."""
+    if not r.config.verdict.seeds:
+        return None
+    loss = r.parts.loss if isinstance(r.parts.loss, nn.Module) else r.parts.loss()
+    teacher = load_teacher(r.recipe, r.task, r.host)
+    check_trainable(loss, r.task, r.recipe, teacher=teacher)
+    return teacher
+
+
 class _Session:
     """One process's part in one search."""
 
     def __init__(self, resolved: Resolved, folder: Path, ranks: Ranks, notify: Notify) -> None:
         self.resolved, self.config, self.folder, self.ranks = resolved, resolved.config, folder, ranks
+        self._teacher = _check_verdict(resolved) if ranks.is_first else None  # before anything is written
         self.run_folder = Run(folder) if ranks.is_first else None
         observers = [
             resolved.host.get("observer", part.type).make(
@@ -389,6 +403,7 @@ class _Session:
             device=r.device,
             precision=self.config.precision,
             folder=self.folder / "final" / name,
+            teacher=self._teacher,
             on_epoch=lambda epoch: self.notify(
                 {
                     "event": "epoch",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import TensorDataset
 
+from archloom.augmentation import Policy
 from archloom.errors import TaskError
 from archloom.task import ImageTask
 
@@ -107,6 +108,7 @@ def _cifar(
         test=_pixels(test),
         eval_transform=partial(transform, False),
         train_transform=partial(transform, True),
+        policy_transform=transform,
         fractions=fractions,
         train_size=train_size,
         split_seed=split_seed,
@@ -149,5 +151,7 @@ def _pixels(part: Any) -> TensorDataset:
     return TensorDataset(images, torch.tensor(part.targets))
 
 
-def _transform(name: str, statistics: tuple[Triple, Triple], augment: bool, resolution: int | None) -> Any:
+def _transform(
+    name: str, statistics: tuple[Triple, Triple], augment: bool | Policy, resolution: int | None
+) -> Any:
     return cropped_and_flipped(name, SIZE, *statistics, resolution, augment=augment)

@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch.utils.data import TensorDataset
 
+from archloom.augmentation import Policy
 from archloom.task import ImageTask, stratified_split
 
 from .common import at_least, shares
-from .transforms import Shifted, Standardize
+from .transforms import Policied, Shifted, Standardize
 
 TEST_FRACTION, TEST_SEED = 0.2, 0
 """The test images never depend on an option: what one run tests on, no other has trained on."""
@@ -46,6 +47,7 @@ def digits(
     images = torch.from_numpy(raw.images).float().unsqueeze(1) / 16  # (1797, 1, 8, 8)
     labels = torch.from_numpy(raw.target)
     fixed = {"train": 1 - TEST_FRACTION, "test": TEST_FRACTION}
+    shift = int(augment == "shift")
     parts = stratified_split(raw.target.tolist(), fixed, TEST_SEED)
     train, test = (TensorDataset(images[parts[name]], labels[parts[name]]) for name in ("train", "test"))
     return ImageTask(
@@ -56,7 +58,8 @@ def digits(
         train_targets=labels[parts["train"]].tolist(),
         test=test,
         eval_transform=partial(_transform, resolution, 0),
-        train_transform=partial(_transform, resolution, 1) if augment == "shift" else None,
+        train_transform=partial(_transform, resolution, shift) if shift else None,
+        policy_transform=partial(_with_policy, resolution, shift),
         fractions=shares("digits", architecture, validation),
         train_size=train_size,
         split_seed=split_seed,
@@ -67,3 +70,9 @@ def digits(
 def _transform(native: int, shift: int, resolution: int | None) -> Callable[[torch.Tensor], torch.Tensor]:
     standardize = Standardize(MEAN, STD, resolution or native)
     return Shifted(shift, standardize) if shift else standardize
+
+
+def _with_policy(
+    native: int, shift: int, policy: Policy, resolution: int | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    return Policied(policy.transform(), _transform(native, shift, resolution))

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from archloom.augmentation import Policy
 from archloom.errors import TaskError
 from archloom.randomness import python_rng
 from archloom.task import ImageTask
@@ -69,6 +70,7 @@ def imagefolder(
         validation=parts["val"] if held_out else None,
         eval_transform=partial(_transform, resolution, False),
         train_transform=partial(_transform, resolution, True),
+        policy_transform=partial(_transform, resolution),
         fractions=shares(NAME, architecture, 0.0 if held_out else validation),
         train_size=train_size,
         split_seed=split_seed,
@@ -168,5 +170,5 @@ def _same_classes(top: Path, wanted: list[str], name: str, classes: list[str]) -
         )
 
 
-def _transform(native: int, augment: bool, resolution: int | None) -> Any:
+def _transform(native: int, augment: bool | Policy, resolution: int | None) -> Any:
     return photograph(NAME, IMAGENET_MEAN, IMAGENET_STD, resolution or native, augment=augment)

@@ -17,7 +17,9 @@ def retrain(
         str, typer.Argument(help="A run folder, an architecture file, a model's YAML file, or a name.")
     ],
     task: Annotated[str | None, typer.Option(help="A task by name; default: the run's.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="A recipe by name; default: the run's.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe by name, or a YAML file of its fields; default: the run's.")
+    ] = None,
     sets: Sets = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Where weights and metrics go.")] = None,
     seed: int = 0,
