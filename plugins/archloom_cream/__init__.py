@@ -9,7 +9,7 @@ import archloom
 
 from .method import Cream
 from .network import CreamHead, CreamNetwork, CreamPool
-from .recipe import cream_recipe
+from .recipe import CreamRecipe
 from .space import CreamSpace
 from .textual import from_block_strings
 
@@ -48,4 +48,4 @@ def register_components(register: Callable[[str, Any], None]) -> None:
 
 @archloom.hookimpl
 def register_recipes(register: Callable[[str, Any], None]) -> None:
-    register("cream", cream_recipe)
+    register("cream", CreamRecipe)

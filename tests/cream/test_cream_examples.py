@@ -17,7 +17,7 @@ from archloom.resolve import resolve
 from archloom.session import as_config
 from archloom.supernet import Supernet
 from archloom.task import batches
-from archloom.training import evaluate, recalibrate_batchnorm
+from archloom.training import build_optimizer, evaluate, learning_rate, recalibrate_batchnorm
 from archloom_cream import CreamSpace
 from archloom_cream.named import SIX
 
@@ -40,14 +40,15 @@ def test_a_configuration_of_record_names_what_there_is_with_options_that_there_a
         assert all(
             f"{bound:g}".replace("e+0", "e") in " ".join(config.constraints) for bound in (low, high) if bound
         )
-    for neck_or_head in (config.model.neck, config.model.head, config.model.loss):
-        assert neck_or_head.type
+    recipe = host.get("recipe", config.recipe.type).make(config.recipe.options)
+    smoothed = [config.model.loss.options.get("label_smoothing", 0), recipe.label_smoothing]
+    assert sorted(smoothed) == [0, 0.1]  # twice is refused when a network is trained
 
 
 def test_the_digits_example_fits_together():
     resolved = resolve(read_config(EXAMPLES / "cream_digits.yaml"), Host())
     assert resolved.method is not None
-    assert [str(constraint) for constraint in resolved.constraints] == ["macs <= 480000"]
+    assert [str(constraint) for constraint in resolved.constraints] == ["macs >= 400000", "macs <= 500000"]
 
 
 CONFIG = {
@@ -160,3 +161,22 @@ def test_every_block_of_the_supernet_can_be_run_and_every_path_has_all_blocks():
         reached |= {name for name, _ in supernet.path_parameters(architecture)}
     assert reached == {name for name, _ in supernet.network.named_parameters()}
     assert torch.is_tensor(supernet(torch.zeros(2, 3, 8, 8), architecture))
+
+
+def test_the_recipe_is_the_authors_and_each_of_its_numbers_an_option():
+    entry = Host().get("recipe", "cream")
+    recipe = entry.make(entry.validate({}))
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.ema) == (500, 1024, 0.064, 0.9999)
+    assert (recipe.optimizer, recipe.alpha, recipe.eps, recipe.weight_decay) == (
+        "rmsprop_tf",
+        0.9,
+        1e-3,
+        1e-5,
+    )
+    assert learning_rate(recipe, 0) == 1e-6
+    assert learning_rate(recipe, 3) == 0.064
+    assert learning_rate(recipe, 500) == pytest.approx(1e-5)
+    stepped = entry.make(entry.validate({"schedule": "step", "epochs": 10, "lr": 0.032}))
+    assert learning_rate(stepped, 3 + 2.5) == pytest.approx(0.032 * 0.973)
+    groups = build_optimizer(recipe, torch.nn.BatchNorm2d(3)).param_groups
+    assert [group["weight_decay"] for group in groups] == [1e-5, 0.0]
