@@ -97,6 +97,11 @@ class Cream:
         self.epochs, self.start_epoch, self.batch_size = epochs, start_epoch, batch_size
         self.lr, self.clip, self.slices, self.meta_every = lr, clip, slices, meta_every
         self.reference = frozenset(DEPARTURES if reference is True else reference or ())
+        if "features" in self.reference and batch_size // ranks.world < slices:
+            raise ConfigError(
+                f"reference 'features' takes slices = {slices} images from a process's batch, and it has "
+                f"{batch_size // ranks.world}; make batch_size larger"
+            )
         self.supernet = self._supernet(model)
         self.costs = PathCosts(self.supernet, space, task)
         self.runner = Runner(self.supernet, self.costs, device, precision)

@@ -413,6 +413,24 @@ def test_in_the_reference_the_meta_network_also_follows_the_loss_of_each_step():
     assert not torch.equal(before, method.teachers.meta.weight)
 
 
+def test_the_meta_gradient_is_scaled_by_the_path_s_rate_and_in_the_reference_by_the_meta_network_s():
+    method, steps = trained(), {}
+    x, y = method.data.tensors
+    start = method.teachers.meta.weight.detach().clone()
+    for name, reference in (("paper", frozenset()), ("inner", frozenset({"inner"}))):
+        method.teachers.reference = reference
+        method.teachers.optimizer = torch.optim.SGD(method.teachers.theta, lr=1.0)
+        method.teachers.lr = 1e-3
+        with torch.no_grad():
+            method.teachers.meta.weight.copy_(start)
+        method.teachers.learn(
+            method.path(0), method.board, x[:8], (x[8:16], y[8:16]), method.supernet.loss, 0.01, 0
+        )
+        steps[name] = method.teachers.meta.weight.detach() - start
+    assert steps["paper"].norm() > 0
+    torch.testing.assert_close(steps["paper"], 10 * steps["inner"], rtol=1e-2, atol=1e-6)
+
+
 def test_weights_that_are_no_numbers_stop_the_search_with_the_way_out():
     method = trained()
     with torch.no_grad():
@@ -496,6 +514,7 @@ def test_bfloat16_trains():
         ({"board": 0}, "board must be at least 1"),
         ({"slices": 100}, "paths are compared on 100"),
         ({"lr": -1.0}, "lr must be positive"),
+        ({"reference": ["features"], "batch_size": 2}, "make batch_size larger"),
         ({"macs": [1.0]}, r"a range \[low, high\]"),
         ({"macs": [9e9, 1e9]}, "holds no path"),
         ({"sampling": "given"}, "go together"),
