@@ -35,6 +35,7 @@ def describe(host: Host, config: SearchConfig) -> dict[str, Any]:
         "device": setting_of(device, 1).device,
         "threads": torch.get_num_threads(),
         "allocator": kernels.allocator(),
+        "kernels": kernels.instruction_set() if kernels.status().native else "references",
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "precision": config.precision,
         "seed": config.seed,
