@@ -38,6 +38,7 @@ test: $(STAMP) lint
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/imagenet_supernet.py
+	$(BIN)/python benchmarks/cream_step.py
 
 chaos: $(STAMP)
 	$(BIN)/python benchmarks/chaos.py

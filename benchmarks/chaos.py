@@ -56,6 +56,19 @@ INHERITED = {
     "objectives": ["accuracy.inherited"],
 }
 FBNET = {"type": "fbnet", "epochs": 3, "warmup_epochs": 1, "batch_size": 32, "cost": "macs", "samples": 3}
+CREAM = {
+    "type": "cream",
+    "epochs": 3,
+    "start_epoch": 1,
+    "batch_size": 32,
+    "lr": 0.1,
+    "board": 3,
+    "meta_every": 2,
+    "unit_steps": 1,
+    "board_images": 32,
+    "recalibration": 1,
+}
+CREAM_SPACE = {"type": "cream", "form": "small", "in_channels": 1, "stages": [[8, 2, 2]], "skip": True}
 CASES: dict[str, dict[str, Any]] = {
     "random": TRAINED | {"strategy": "random"},
     "evolution": COUNTED | {"strategy": {"type": "evolution", "population": 4, "tournament": 2}},
@@ -63,6 +76,7 @@ CASES: dict[str, dict[str, Any]] = {
     | {"strategy": {"type": "successive_halving", "width": 4, "eta": 2, "rungs": 3}},
     "hyperband": CONTINUED | {"strategy": {"type": "hyperband", "eta": 2, "rungs": 3}},
     "fbnet": INHERITED | {"method": FBNET},
+    "cream": INHERITED | {"space": CREAM_SPACE, "method": CREAM},
 }
 """One search per strategy; a simple strategy without a case is run with `COUNTED`."""
 

@@ -1,10 +1,11 @@
-"""What a step of FBNet's full ImageNet-form supernet costs: two weight steps and two theta steps at 224.
+"""What a step of a full supernet costs at 224 pixels: two steps of each kind, for FBNet and for Cream.
 
     python benchmarks/imagenet_supernet.py [batch]
 
-22 layers of nine candidates each, all of them run (soft mode), on the task `fake` with 1000 classes. Prints the
-seconds of each step and the peak memory of the process; the result lands in
-benchmarks/results/imagenet_supernet.json.
+FBNet: 22 layers of nine candidates each, all of them run (soft mode); two weight steps and two theta steps. Cream:
+20 blocks of six candidates, one path a step; two steps of a path alone and, the board filled, two with scan and
+teacher, of which the second also trains the meta network. On the task `fake` with 1000 classes. Prints the seconds
+of each step and the peak memory of the process; the result lands in benchmarks/results/imagenet_supernet.json.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,20 +24,29 @@ from archloom.latency import setting_of
 from archloom.model import ModelParts
 from archloom.plugins import Host
 from archloom.ranks import Ranks
+from archloom_cream import Cream, CreamSpace
+from archloom_cream.board import Entry
 from archloom_fbnet import FBNet, FBNetSpace
 
 
-def main(batch: int) -> None:
+def task(batch: int) -> Any:
+    """Noise, and 1000 classes."""
     fake = Host().get("task", "fake")
     options = {"size": 5000, "train_size": 16 * batch, "height": 224, "width": 224, "classes": 1000}
+    return fake.make(fake.validate(options))
+
+
+def parts(device: torch.device) -> dict[str, Any]:
+    """What both methods are handed."""
+    return {"seed": 0, "ranks": Ranks(), "model": ModelParts(), "device": device, "precision": "float32"}
+
+
+def fbnet(batch: int, device: torch.device) -> Iterator[tuple[str, Callable[[], float]]]:
+    """(what, a step that gives its cross entropy), four of them."""
     method = FBNet(
         FBNetSpace(form="imagenet"),
-        fake.make(fake.validate(options)),
-        seed=0,
-        ranks=Ranks(),
-        model=ModelParts(),
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        precision="float32",
+        task(batch),
+        **parts(device),
         recorded=lambda name, measure: measure(),
         epochs=2,
         warmup_epochs=1,
@@ -43,23 +55,49 @@ def main(batch: int) -> None:
         unit_steps=1,
     )
     # units of one step: two of a weight pass, then two of a pass for theta
-    steps = {
-        phase: [unit for unit in method.plan if unit.phase == phase][:2] for phase in ("weights", "theta")
-    }
-    rows = []
-    for unit in [*steps["weights"], *steps["theta"]]:
-        started = time.perf_counter()
-        metrics = method._run(unit)
-        rows.append({"phase": unit.phase, "seconds": round(time.perf_counter() - started, 2)})
-        print(
-            f"{unit.phase:8s} step: {rows[-1]['seconds']:.2f} s, CE {metrics[f'{unit.phase}.ce']:.4f}",
-            flush=True,
-        )
+    for phase in ("weights", "theta"):
+        for unit in [unit for unit in method.plan if unit.phase == phase][:2]:
+            yield f"fbnet {phase}", lambda unit=unit: method._run(unit)[f"{unit.phase}.ce"]
+
+
+def cream(batch: int, device: torch.device) -> Iterator[tuple[str, Callable[[], float]]]:
+    """(what, a step that gives its cross entropy), four of them."""
+    method = Cream(
+        CreamSpace(),
+        task(batch),
+        **parts(device),
+        epochs=10,
+        start_epoch=9,
+        batch_size=batch,
+        lr=0.05,
+        board_images=batch,
+        recalibration=1,
+        unit_steps=1,
+        meta_every=4,
+    )
+    for number, unit in enumerate(method.plan[:4]):
+        if number == 2:  # a board of ten, filled by hand: to judge each path would take minutes
+            paths = [method.path(step) for step in range(100, 110)]
+            features = [method.runner.told(a, method.teachers.probe).cpu() for a in paths]
+            entries = [Entry(a, 0.0, method.costs(a), p) for a, p in zip(paths, features, strict=True)]
+            method.board = method.board.refreshed(entries)
+        kind = ("path", "path", "taught", "taught, and the meta network's step")[number]
+        yield f"cream {kind}", lambda unit=unit: method._run(unit)["weights.ce"]
+
+
+def main(batch: int) -> None:
+    device, rows = torch.device("cuda" if torch.cuda.is_available() else "cpu"), []
+    for steps in (fbnet, cream):
+        for what, step in steps(batch, device):
+            started = time.perf_counter()
+            ce = step()
+            rows.append({"step": what, "seconds": round(time.perf_counter() - started, 2)})
+            print(f"{what}: {rows[-1]['seconds']:.2f} s, CE {ce:.4f}", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory {peak:.2f} GiB at batch {batch}")
     document = {
         "date": time.strftime("%Y-%m-%d"),
-        "setting": setting_of(method.device, batch).__dict__,
+        "setting": setting_of(device, batch).__dict__,
         "steps": rows,
         "peak GiB": round(peak, 2),
     }

@@ -23,7 +23,7 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "hookspecs plugins config resolve environment workers zoo assembly family progress testing __init__",
     "source",
     "teacher",
-    "session retraining trained",
+    "session ranking retraining trained",
     "comparing latency_check",
     "images prediction exporting timm_models",
     "evaluation drawing",

@@ -274,8 +274,8 @@ def test_every_fit_metric_is_drawn_and_one_scale_is_shared_by_a_prefix(tmp_path)
         )
     page = folder.report()
     drawn = [[trace["name"] for trace in figure["data"]] for figure in page.figures]
-    assert drawn == [["ce", "loss"], ["accuracy"], ["lr"]]
-    assert page.figures[0]["data"][1]["y"] == [2.0, 1.0]
+    assert drawn == [["loss", "ce"], ["accuracy"], ["lr"]]
+    assert page.figures[0]["data"][0]["y"] == [2.0, 1.0]
     assert "the supernet is at unit 2 of 4" in page.text
     assert "2 of the 4 resumable units" in page.text
 

@@ -17,7 +17,7 @@ CHAOS = Path(__file__).parent.parent / "benchmarks" / "chaos.py"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["random", "evolution", "successive_halving", "fbnet"])
+@pytest.mark.parametrize("strategy", ["random", "evolution", "successive_halving", "fbnet", "cream"])
 def test_a_search_killed_five_times_ends_as_one_left_alone(tmp_path, strategy):
     done = subprocess.run(
         [sys.executable, str(CHAOS), "--kills", "5", "--only", strategy],

@@ -7,11 +7,14 @@ from typing import Any
 
 import archloom
 
+from .method import Cream
 from .network import CreamHead, CreamNetwork, CreamPool
+from .recipe import CreamRecipe
 from .space import CreamSpace
 from .textual import from_block_strings
 
 __all__ = [
+    "Cream",
     "CreamHead",
     "CreamNetwork",
     "CreamPool",
@@ -33,6 +36,16 @@ def register_search_spaces(register: Callable[[str, Any], None]) -> None:
 
 
 @archloom.hookimpl
+def register_strategies(register: Callable[[str, Any], None]) -> None:
+    register("cream", Cream)
+
+
+@archloom.hookimpl
 def register_components(register: Callable[[str, Any], None]) -> None:
     register("neck.CreamPool", CreamPool)
     register("head.CreamHead", CreamHead)
+
+
+@archloom.hookimpl
+def register_recipes(register: Callable[[str, Any], None]) -> None:
+    register("cream", CreamRecipe)

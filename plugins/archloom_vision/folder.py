@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from archloom.augmentation import Policy
 from archloom.errors import TaskError
+from archloom.randomness import python_rng
 from archloom.task import ImageTask
 
 from .common import at_least, loading_processes, shares, torchvision_module
@@ -33,6 +34,8 @@ def imagefolder(
     normalize: Normalize = "standard",
     workers: int | None = None,
     split_seed: int = 0,
+    classes: int | None = None,
+    subset_seed: int = 0,
 ) -> ImageTask:
     """Images in folders, ImageNet's layout: root/train/CLASS/IMAGE, root/val/CLASS/IMAGE.
 
@@ -41,15 +44,18 @@ def imagefolder(
     `train_size` the images of weights and architecture together, `workers` loading processes (None: up to
     4). `on_corrupt`: "refuse" stops at an image that cannot be read when it is loaded; "skip" decodes
     every image once at the start, and leaves out and names those that cannot be read. `normalize`:
-    "standard" by ImageNet's mean and spread, "advprop" to [-1, 1].
+    "standard" by ImageNet's mean and spread, "advprop" to [-1, 1]. `classes`: so many
+    of the folders alone, drawn from `subset_seed` and the folders' names, whatever lies inside them.
     """
     at_least(NAME, 1, resolution=resolution, train_size=train_size)
+    at_least(NAME, 2, classes=classes)
     at_least(NAME, 0, workers=workers)
     top = Path(root).expanduser()
     if not top.is_dir():
         raise TaskError(f"task '{NAME}': there is no folder {top.resolve()}; set the option root. {LAYOUT}")
+    chosen = None if classes is None else _drawn_classes(top / "train", classes, subset_seed)
     parts = {
-        name: _scan(top / name, on_corrupt)
+        name: _scan(top / name, on_corrupt, chosen)
         for name in ("train", "val", "test")
         if name != "test" or (top / name).is_dir()
     }
@@ -94,8 +100,18 @@ def read_image(path: str) -> Any:
         ) from error
 
 
-def _scan(folder: Path, on_corrupt: str) -> Any:
-    """A torchvision ImageFolder of one split."""
+def _drawn_classes(folder: Path, count: int, seed: int) -> frozenset[str]:
+    """`count` of the folder's class names; the same wherever the same names lie."""
+    known = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    if known and count > len(known):
+        raise TaskError(
+            f"task '{NAME}': {folder.resolve()} has {len(known)} classes, fewer than classes = {count}"
+        )
+    return frozenset(python_rng(seed, "classes").sample(known, count) if known else ())
+
+
+def _scan(folder: Path, on_corrupt: str, chosen: frozenset[str] | None = None) -> Any:
+    """A torchvision ImageFolder of one split, of the chosen classes where there is a choice."""
     folders = torchvision_module("datasets.folder", NAME)
     if not folder.is_dir():
         raise TaskError(f"task '{NAME}': there is no folder {folder.resolve()}. {LAYOUT}")
@@ -113,7 +129,8 @@ def _scan(folder: Path, on_corrupt: str) -> Any:
 
     valid = readable if on_corrupt == "skip" else None
     try:
-        found = folders.ImageFolder(str(folder), loader=read_image, is_valid_file=valid)
+        found = _of_classes(folders.ImageFolder, chosen)(str(folder), loader=read_image, is_valid_file=valid)
+        found.__class__ = folders.ImageFolder  # a class of a function cannot be sent to loading processes
     except FileNotFoundError as error:
         left_out = f" Left out as corrupt: {', '.join(corrupt)}." if corrupt else ""
         raise TaskError(
@@ -132,6 +149,19 @@ def _scan(folder: Path, on_corrupt: str) -> Any:
             f"two or more folders of images. {LAYOUT}"
         )
     return found
+
+
+def _of_classes(kind: Any, chosen: frozenset[str] | None) -> Any:
+    """torchvision's ImageFolder, or one that sees no other folder than the chosen ones."""
+    if chosen is None:
+        return kind
+
+    class Chosen(kind):  # type: ignore[misc]
+        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+            names = [name for name in super().find_classes(directory)[0] if name in chosen]
+            return names, {name: label for label, name in enumerate(names)}
+
+    return Chosen
 
 
 def _same_classes(top: Path, wanted: list[str], name: str, classes: list[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -218,3 +220,37 @@ def test_options_that_cannot_be_are_refused(tasks, tmp_path):
         tasks["imagefolder"](root=str(root), resolution=0)
     with pytest.raises(ConfigError, match="workers must be at least 0"):
         tasks["imagefolder"](root=str(root), workers=-1)
+
+
+def test_a_subset_of_classes_is_drawn_from_the_names_and_the_seed_alone(tasks, tmp_path):
+    animals = ("ant", "bee", "cat", "dog", "elk", "fox")
+    one = write_folder(tmp_path / "one", {"train": 6, "val": 2, "test": 1}, classes=animals)
+    other = write_folder(tmp_path / "other", {"train": 10, "val": 3}, classes=animals)
+    drawn = {}
+    for seed in range(6):
+        task, elsewhere = (
+            tasks["imagefolder"](root=str(root), resolution=32, workers=0, classes=3, subset_seed=seed)
+            for root in (one, other)
+        )
+        assert task.classes == elsewhere.classes == tuple(sorted(task.classes))
+        assert set(task.classes) <= set(animals)
+        assert [len(task.dataset(split)) for split in ("validation", "test")] == [6, 3]
+        assert sorted(set(task.train_targets)) == [0, 1, 2]
+        assert all(path.split("/")[-2] == task.classes[label] for path, label in task.train.samples)
+        drawn[task.classes] = seed
+    assert len(drawn) > 1
+
+
+def test_a_subset_s_images_can_be_loaded_by_other_processes(tasks, tmp_path):
+    root = write_folder(tmp_path, {"train": 6, "val": 2})
+    task = tasks["imagefolder"](root=str(root), resolution=32, workers=2, classes=2)
+    assert len(load(task, "test")[1]) == 4
+    assert pickle.loads(pickle.dumps(task.train)).classes == list(task.classes)
+
+
+def test_more_classes_than_there_are_is_refused(tasks, tmp_path):
+    root = write_folder(tmp_path, {"train": 2, "val": 2})
+    with pytest.raises(TaskError, match="has 3 classes, fewer than classes = 4"):
+        tasks["imagefolder"](root=str(root), classes=4)
+    with pytest.raises(ConfigError, match="classes must be at least 2"):
+        tasks["imagefolder"](root=str(root), classes=1)

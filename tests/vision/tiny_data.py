@@ -115,5 +115,7 @@ def write_folder(root: Path, counts: dict[str, int], classes=("cat", "dog", "owl
             folder.mkdir(parents=True)
             for i in range(count):
                 suffix = ("png", "jpg", "JPEG")[i % 3]
-                Image.new("RGB", (40 + i, 48), colours[name]).save(folder / f"{name}_{i}.{suffix}")
+                Image.new("RGB", (40 + i, 48), colours.get(name, (90, 90, 90))).save(
+                    folder / f"{name}_{i}.{suffix}"
+                )
     return root

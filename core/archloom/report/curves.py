@@ -41,7 +41,7 @@ def fit_section(story: Story) -> str:
 
 
 def _families(series: Mapping[str, tuple[list[int], list[float]]]) -> list[tuple[str, list[str]]]:
-    """Metrics that share a plot: those with one prefix, as far as one scale shows them all."""
+    """Metrics that share a plot, in the log's order: those with one prefix, as far as one scale shows them all."""
     families: list[tuple[str, list[str]]] = []
     prefixes = dict.fromkeys(name.split(".")[0] for name in series)
     for prefix in prefixes:
@@ -52,10 +52,10 @@ def _families(series: Mapping[str, tuple[list[int], list[float]]]) -> list[tuple
         together: list[str] = []
         for name in sorted(mine, key=lambda name: size[name]):
             if together and size[name] > 10 * size[together[0]] > 0:
-                families.append((prefix, together))
+                families.append((prefix, [n for n in mine if n in together]))
                 together = []
             together.append(name)
-        families.append((prefix, together))
+        families.append((prefix, [n for n in mine if n in together]))
     return families
 
 

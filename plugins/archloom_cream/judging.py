@@ -1,0 +1,89 @@
+"""How accurate a path is: cut out of the supernet, BatchNorm recalibrated there, on held-out images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from archloom.architecture import Architecture
+from archloom.model import Model, evaluating
+from archloom.randomness import python_rng
+from archloom.ranks import Ranks
+from archloom.task import Split, Task, batches
+from archloom.training import precision_context, recalibrate_batchnorm
+
+from .paths import PathCosts, Shape
+
+BATCH = 128
+"""Images of a batch that BatchNorm is recalibrated with, or that is judged at once."""
+
+Stream = list[tuple[Tensor, Tensor]]
+
+
+class Judge:
+    """Held-out top-1 of paths, in %; the supernet stays as it is.
+
+    images: at most so many of the split `held_out` are judged on, always the same ones; each rank takes its
+    share of them. recalibration: batches of the weights split, without augmentation. Both are kept in memory.
+    """
+
+    def __init__(
+        self,
+        supernet: Model,
+        costs: PathCosts,
+        task: Task,
+        *,
+        held_out: Split,
+        images: int,
+        recalibration: int,
+        seed: int,
+        ranks: Ranks,
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        self.supernet, self.costs, self.task = supernet, costs, task
+        self.held_out: Split = held_out
+        self.images, self.recalibration, self.seed = images, recalibration, seed
+        self.ranks, self.device, self.precision = ranks, device, precision
+        self._kept: dict[Shape, tuple[Stream, Stream]] = {}
+
+    def __call__(self, architecture: Architecture) -> float:
+        """The accuracy of a path, equal on all ranks."""
+        calibrating, judged = self._data(self.costs.shape(architecture))
+        child = self.supernet.extract(architecture)
+        recalibrate_batchnorm(child, calibrating)
+        counted = torch.zeros(2, dtype=torch.float64, device=self.device)
+        with evaluating(child), torch.inference_mode():
+            for x, y in judged:
+                with precision_context(self.device, self.precision):
+                    hits = child(x).argmax(1) == y
+                counted += torch.stack([hits.sum().double(), torch.tensor(len(y), device=self.device)])
+        correct, images = self.ranks.sum(counted).tolist()
+        return float(100 * correct / images)
+
+    def _data(self, shape: Shape) -> tuple[Stream, Stream]:
+        if shape not in self._kept:
+            side = resolution_of(shape, self.task)
+            calibrating = self._chosen("weights", self.recalibration * BATCH, side)
+            judged = self._chosen(self.held_out, self.images, side)
+            self._kept[shape] = (
+                list(batches(calibrating, BATCH, device=self.device)),
+                # every rank has an image or more: ranks without one would still take part in the sum
+                list(batches(judged, BATCH * self.ranks.world, ranks=self.ranks, device=self.device)),
+            )
+        return self._kept[shape]
+
+    def _chosen(self, split: Split, count: int, side: int | None) -> Subset[Any]:
+        """At most `count` images of a split, drawn once from the seed."""
+        data = self.task.dataset(split, resolution=side)
+        positions = list(range(len(data)))  # type: ignore[arg-type]
+        python_rng(self.seed, "judged", split).shuffle(positions)
+        return Subset(data, positions[:count])
+
+
+def resolution_of(shape: Shape, task: Task) -> int | None:
+    """The side that a data set of these images is asked for; None where it is the task's own."""
+    return None if tuple(shape) == tuple(task.shape) else shape[1]

@@ -1,0 +1,190 @@
+"""Which path a step trains: a function of (seed, step), within a range of costs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from archloom.architecture import Architecture, Choice, Option
+from archloom.cost import count
+from archloom.errors import ConfigError, SearchError, SpaceError
+from archloom.model import Model, call_on_meta, evaluating
+from archloom.space import input_shape, sample, violations
+from archloom.supernet import SharedChoice, Supernet
+from archloom.task import Task
+
+Sampling = Literal["uniform", "given", "board"]
+MAX_DRAWS = 2000
+"""After so many draws in a row outside of the range, the range is refused."""
+
+Shape = tuple[int, int, int]
+
+
+class PathCosts:
+    """MACs of the whole network of each path, from a table of every option of every layer.
+
+    The table is made once for each image shape that the space can choose, by tracing alone. A path costs what
+    all pay and what its options cost; where that does not add up, because an option of one layer changes what
+    another sees, the space is refused.
+    """
+
+    def __init__(self, model: Model, space: Any, task: Task) -> None:
+        self.model, self.space, self.task = model, space, task
+        backbone = model.backbone
+        assert isinstance(backbone, Supernet)
+        self.layers: Mapping[str, list[str]] = backbone.layers
+        self._tables: dict[Shape, tuple[int, dict[str, dict[Option, int]]]] = {}
+        drawn = sample(space, random.Random(0))
+        counted = count(model, self.shape(drawn), drawn).macs
+        if counted != self(drawn):
+            raise SpaceError(
+                f"the costs of this space's paths do not add up ({self(drawn):,} MACs by its options, {counted:,} "
+                f"as a whole, for {drawn}): an option changes the shape that another layer sees. Cream needs "
+                "options of a choice with one output shape"
+            )
+
+    def shape(self, architecture: Architecture) -> Shape:
+        """(C, H, W) of the images that a path is given."""
+        return input_shape(self.space, architecture, self.task)
+
+    def __call__(self, architecture: Architecture) -> int:
+        base, layers = self._table(architecture)
+        return base + sum(costs[architecture[name]] for name, costs in layers.items())
+
+    def bounds(self) -> tuple[int, int]:
+        """MACs of the cheapest and of the dearest path."""
+        totals = []
+        for architecture in self.settings():
+            base, layers = self._table(architecture)
+            totals += [base + sum(f(costs.values()) for costs in layers.values()) for f in (min, max)]
+        return min(totals), max(totals)
+
+    def settings(self) -> list[Architecture]:
+        """One path for each option of each choice that is no layer (a resolution, say)."""
+        first = {choice.name: choice.options[0] for choice in self.space.choices}
+        others = [choice for choice in self.space.choices if choice.name not in self.layers]
+        found = [Architecture(first)]
+        for choice in others:
+            found = [a.replace(**{choice.name: option}) for a in found for option in choice.options]
+        return found
+
+    def _table(self, architecture: Architecture) -> tuple[int, dict[str, dict[Option, int]]]:
+        shape = self.shape(architecture)
+        if shape not in self._tables:
+            self._tables[shape] = self._made(shape)
+        return self._tables[shape]
+
+    def _made(self, shape: Shape) -> tuple[int, dict[str, dict[Option, int]]]:
+        first = dict.fromkeys(self.layers, 0)
+        modules = [m for m in self.model.backbone.modules() if isinstance(m, SharedChoice)]
+        seen: list[Shape] = []
+        hooks = [
+            m.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[1:])))
+            for m in modules
+        ]
+        try:
+            with evaluating(self.model), torch.no_grad():
+                call_on_meta(self.model, torch.empty(1, *shape, device="meta"), first)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        choices: dict[str, Choice] = {choice.name: choice for choice in self.space.choices}
+        layers = {
+            name: {
+                option: _macs(candidate, at)
+                for option, candidate in zip(choices[name].options, module.options, strict=True)
+            }
+            for name, module, at in zip(self.layers, modules, seen, strict=True)
+        }
+        cheapest = sum(costs[choices[name].options[0]] for name, costs in layers.items())
+        return count(self.model, shape, first).macs - cheapest, layers
+
+
+def _macs(module: nn.Module, shape: Shape) -> int:
+    return count(module, shape).macs if any(True for _ in module.parameters()) else 0
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws paths: uniformly, by given probabilities, or by how often options stand on the board.
+
+    macs: (low, high), in force on every draw; None where all costs are allowed. probabilities: option -> how
+    likely, of each choice's options in proportion.
+    """
+
+    space: Any
+    costs: PathCosts
+    sampling: Sampling = "uniform"
+    macs: tuple[float, float] | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.macs is not None:
+            low, high = self.macs
+            cheapest, dearest = self.costs.bounds()
+            if not 0 <= low <= high or cheapest > high or dearest < low:
+                raise ConfigError(
+                    f"macs = [{low:g}, {high:g}] holds no path: the space's networks have {cheapest:,} to "
+                    f"{dearest:,} MACs at this task's images; give a range [low, high] that meets these"
+                )
+        if (self.sampling == "given") != bool(self.probabilities):
+            raise ConfigError(
+                "sampling 'given' and 'probabilities' go together: probabilities: {option: how likely, ...}"
+            )
+        if self.sampling == "given":
+            self._check_probabilities()
+
+    def _check_probabilities(self) -> None:
+        options = {str(option) for choice in self.space.choices for option in choice.options}
+        given = set(self.probabilities)
+        if given != options or min(self.probabilities.values()) < 0:
+            raise ConfigError(
+                "'probabilities' gives every option of the space a number of 0 or more; lacking: "
+                f"{sorted(options - given) or 'none'}, unknown: {sorted(given - options) or 'none'}"
+            )
+        for choice in self.space.choices:
+            if sum(self.probabilities[str(option)] for option in choice.options) <= 0:
+                raise ConfigError(f"'probabilities' leaves '{choice.name}' no option")
+
+    def allows(self, macs: int) -> bool:
+        """Whether a cost lies within the range."""
+        return self.macs is None or self.macs[0] <= macs <= self.macs[1]
+
+    def draw(self, rng: random.Random, histogram: Mapping[Option, int]) -> Architecture:
+        """One path within the range. histogram: option -> how often it stands on the board, may be empty."""
+        weights = [self._weights(choice, histogram) for choice in self.space.choices]
+        nearest: int | None = None
+        for _ in range(MAX_DRAWS):
+            drawn = Architecture(
+                {
+                    choice.name: rng.choices(choice.options, w)[0]
+                    for choice, w in zip(self.space.choices, weights, strict=True)
+                }
+            )
+            macs = self.costs(drawn)
+            if self.allows(macs) and not violations(self.space, drawn):
+                return drawn
+            if nearest is None or self._distance(macs) < self._distance(nearest):
+                nearest = macs
+        raise SearchError(
+            f"{MAX_DRAWS} paths in a row were outside of macs = {list(self.macs or ())} or forbidden by the space; "
+            f"the nearest has {nearest or 0:,} MACs. Widen the range, or sample uniformly"
+        )
+
+    def _distance(self, macs: int) -> float:
+        low, high = self.macs or (macs, macs)
+        return max(low - macs, macs - high, 0)
+
+    def _weights(self, choice: Choice, histogram: Mapping[Option, int]) -> Sequence[float]:
+        weights = [1.0] * len(choice.options)
+        if self.sampling == "given":
+            weights = [self.probabilities[str(option)] for option in choice.options]
+        elif self.sampling == "board":
+            counted = [float(histogram.get(option, 0)) for option in choice.options]
+            weights = counted if sum(counted) else weights
+        return weights
