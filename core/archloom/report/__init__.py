@@ -93,9 +93,23 @@ for (const place of document.querySelectorAll('.plot')) {
 """
 
 
-def _page(story: Story) -> str:
+def document(title: str, body: str) -> str:
+    """A page of one's own in the report's style: `body` is HTML, sections and figures made by `markup`."""
     from plotly.offline import get_plotlyjs  # not at the top: a search would pay for it at its start
 
+    scripts = ""
+    if 'class="plot"' in body:
+        scripts = f"<script>{get_plotlyjs()}</script>\n<script>{_DRAW}</script>"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escaped(title)}: archloom</title><style>{_STYLE}</style></head>\n"
+        f"<body><main>{body}</main>\n{scripts}</body></html>\n"
+    )
+
+
+def _page(story: Story) -> str:
     config = story.config
     title = f"{who(config)}: space {type_of(config['space'])}, task {type_of(config['task'])}"
     body = (
@@ -110,11 +124,4 @@ def _page(story: Story) -> str:
         + table_section(story)
         + provenance_section(story)
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escaped(title)}: archloom</title><style>{_STYLE}</style></head>\n"
-        f"<body><main>{body}</main>\n"
-        f"<script>{get_plotlyjs()}</script>\n<script>{_DRAW}</script></body></html>\n"
-    )
+    return document(title, body)
