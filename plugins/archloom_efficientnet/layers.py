@@ -61,6 +61,17 @@ def bn_swish(x: Tensor, bn: nn.Module, margin: Pair = (0, 0), *, plain: bool = F
     )
 
 
+def pooled(x: Tensor) -> Tensor:
+    """`x.mean((2, 3), keepdim=True)`, (N, C, H, W) -> (N, C, 1, 1).
+
+    As a sum where a gradient is wanted: the sum's is a view, the mean's a tensor of x's size. Half precision
+    would overflow.
+    """
+    if torch.is_grad_enabled() and may_fuse(x) and x.dtype in (torch.float32, torch.float64):
+        return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
+    return x.mean((2, 3), keepdim=True)
+
+
 def scale_gate(x: Tensor, logits: Tensor, *, plain: bool = False) -> Tensor:
     """`x * torch.sigmoid(logits)`, logits (N, C, 1, 1); in place where nothing can ask for a gradient.
 

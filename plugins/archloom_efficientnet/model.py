@@ -70,8 +70,8 @@ class SqueezeExcite(nn.Module):
         self.plain = False
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = x.mean((2, 3), keepdim=True)
-        return layers.scale_gate(x, self.expand(F.silu(self.reduce(pooled))), plain=self.plain)
+        logits = self.expand(F.silu(self.reduce(layers.pooled(x))))
+        return layers.scale_gate(x, logits, plain=self.plain)
 
 
 class MBConv(nn.Module):

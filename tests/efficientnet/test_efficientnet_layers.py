@@ -78,6 +78,15 @@ def test_a_single_value_per_channel_is_refused_in_training():
         layers.bn_swish(torch.zeros(1, 3, 1, 1, requires_grad=True), norm_for(3, torch.float32))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_pooling_is_the_mean_with_its_gradient_also_where_a_half_precision_sum_would_overflow(dtype):
+    x = (60 + torch.randn(2, 3, 48, 48)).to(dtype).requires_grad_()
+    y, wanted = layers.pooled(x), x.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(y, wanted)
+    upstream = torch.randn_like(wanted)
+    torch.testing.assert_close(torch.autograd.grad(y, x, upstream), torch.autograd.grad(wanted, x, upstream))
+
+
 def test_folding_equals_convolution_and_batch_norm():
     conv, bn = nn.Conv2d(3, 4, 3, bias=False).double(), norm_for(4).eval()
     with torch.no_grad():
