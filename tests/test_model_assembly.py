@@ -412,7 +412,7 @@ def test_8_a_configured_model_is_counted_trained_saved_and_loaded_like_a_found_o
 
 def test_9_the_file_that_the_page_prints_registers_what_ships_as_resnet_cifar(tmp_path):
     page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
-    (printed,) = re.findall(r"write_text\('''\n(.*?)'''\)", page, re.S)
+    (printed,) = re.findall(r"my_backbone.py\"\).write_text\('''\n(.*?)'''\)", page, re.S)
     (tmp_path / "printed_parts.py").write_text(printed)
     own = Host(files=[tmp_path / "printed_parts.py"])
     theirs, shipped = (
