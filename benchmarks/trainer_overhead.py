@@ -8,6 +8,9 @@ accuracy of the training images, then loss and accuracy of the validation images
 clipping and an average of the weights to both, in the plain loop by torchvision's and PyTorch's own means. Each epoch
 of one is followed by an epoch of the other, and who begins changes. A ratio is ours over theirs within a round; its
 interval is a bootstrap over rounds of the median ratio.
+
+The process keeps freed memory, as under archloom's commands: without that, both spend several per cent of their time
+in page faults, more or fewer by chance.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from archloom.kernels import allocator, keep_freed_memory
 from archloom.latency import setting_of
 from archloom.model import Model
 from archloom.plugins import Host
@@ -43,27 +47,35 @@ FULL = {"label_smoothing": 0.1, "mixup": 0.2, "clip": 1.0, "ema": 0.999}
 SETTINGS: dict[str, dict[str, Any]] = {"plain": {}, "full": FULL}
 
 
-def ours(net: nn.Module, task: Any, recipe: Recipe, device: str, precision: str) -> Iterator[float]:
+def ours(
+    net: nn.Module, task: Any, recipe: Recipe, device: str, precision: str, clock: str
+) -> Iterator[float]:
     """Seconds of each epoch of archloom's trainer."""
     model = Model(net, nn.Identity(), nn.Identity(), nn.CrossEntropyLoss())
     epochs = train(model, task, recipe, seed=0, device=device, precision=precision, splits=("weights",))
-    yield from timed(epochs, device)
+    yield from timed(epochs, device, clock)
 
 
-def timed(epochs: Iterator[Any], device: str) -> Iterator[float]:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def timed(epochs: Iterator[Any], device: str, clock: str) -> Iterator[float]:
     """How long each step of an iterator takes, the device's work included."""
+    now = CLOCKS[clock]
     while True:
-        started = time.perf_counter()
+        started = now()
         if next(epochs, None) is None:
             return
         if device.startswith("cuda"):
             torch.cuda.synchronize()
-        yield time.perf_counter() - started
+        yield now() - started
 
 
-def bare(net: nn.Module, task: Any, recipe: Recipe, device: str, precision: str) -> Iterator[float]:
+def bare(
+    net: nn.Module, task: Any, recipe: Recipe, device: str, precision: str, clock: str
+) -> Iterator[float]:
     """Seconds of each epoch of a plain loop."""
-    yield from timed(bare_epochs(net, task, recipe, torch.device(device), precision), device)
+    yield from timed(bare_epochs(net, task, recipe, torch.device(device), precision), device, clock)
 
 
 def bare_epochs(
@@ -149,7 +161,7 @@ def measure(arguments: argparse.Namespace, fields: dict[str, Any]) -> dict[str, 
     recipe = Recipe(epochs=arguments.rounds + 1, batch_size=arguments.batch, lr=0.05, **fields)
     torch.manual_seed(0)
     net = torchvision.models.resnet18(num_classes=len(task.classes))
-    how = (task, recipe, arguments.device, arguments.precision)
+    how = (task, recipe, arguments.device, arguments.precision, arguments.clock)
     runs = {"archloom": ours(net, *how), "plain": bare(copy.deepcopy(net), *how)}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     order = list(runs)
@@ -176,10 +188,18 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32")
+    parser.add_argument(
+        "--clock", choices=list(CLOCKS), default="wall", help="cpu: processor time, for a busy machine"
+    )
+    parser.add_argument(
+        "--default-allocator", action="store_true", help="glibc's, and not as archloom's commands"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="a folder for trainer_overhead-DEVICE.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if not arguments.default_allocator:
+        keep_freed_memory()
     result: dict[str, Any] = {
         "versions": {
             "torch": torch.__version__,
@@ -187,6 +207,7 @@ def main() -> None:
             "python": platform.python_version(),
         },
         "where": setting_of(torch.device(arguments.device), 1).device,
+        "allocator": allocator(),
         "load_average_before": os.getloadavg(),
         **{key: value for key, value in vars(arguments).items() if key != "output"},
         "target": TARGET,

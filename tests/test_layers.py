@@ -15,7 +15,7 @@ CORE, PLUGINS = ROOT / "core" / "archloom", ROOT / "plugins"
 
 ROWS = [  # from the bottom up; a module imports from its own row and from those below
     "randomness trial errors architecture ops kernels kernels_torch ranks losses augmentation",
-    "cost latency model space supernet task run recipe kernels_bench kernels_report",
+    "cost latency model steps space supernet task run recipe kernels_bench kernels_report",
     "strategy estimator objective optimization trainable training",
     "hypervolume",
     "report",
@@ -23,7 +23,10 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "hookspecs plugins config resolve environment workers zoo assembly progress testing __init__",
     "source",
     "teacher",
-    "session retraining",
+    "session retraining trained",
+    "images prediction exporting timm_models",
+    "evaluation drawing",
+    "evaluation_page looking",
     "comparing latency_check",
     "console",
     "commands",

@@ -28,6 +28,7 @@ from archloom.recipe import Recipe, learning_rate
         {"epochs": 0},
         {"epochs": 1.5},
         {"batch_size": -1},
+        {"batch_size": 32.0},
         {"lr": 0.0},
         {"lr": float("nan")},
         {"warmup_epochs": 31.0},

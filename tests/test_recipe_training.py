@@ -110,7 +110,8 @@ def test_a_training_killed_in_the_midst_of_an_epoch_goes_on_to_the_bit(tmp_path)
         register_optimizer_step_post_hook(
             lambda *_: next(steps) == 5 and os.kill(os.getpid(), signal.SIGKILL)  # the first of two of epoch 3
         )
-        list(train(here.made(), here.Rows(), Recipe(**here.ALL), seed=0, folder=Path(sys.argv[1])))
+        folder, precision = Path(sys.argv[1]), "float16"
+        list(train(here.made(), here.Rows(), Recipe(**here.ALL), seed=0, folder=folder, precision=precision))
         """
     )
     done = subprocess.run(
@@ -119,10 +120,13 @@ def test_a_training_killed_in_the_midst_of_an_epoch_goes_on_to_the_bit(tmp_path)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert load_checkpoint(tmp_path / "killed" / "training.pt")["epoch"] == 2
     for folder in ("killed", "whole"):
-        run(made(), Recipe(**ALL), folder=tmp_path / folder)
+        run(made(), Recipe(**ALL), folder=tmp_path / folder, precision="float16")
     whole, killed = (load_checkpoint(tmp_path / part / "training.pt") for part in ("whole", "killed"))
     assert states_equal(whole["model"], killed["model"])
     assert states_equal(whole["averaged"]["module"], killed["averaged"]["module"])
+    assert [whole[key] for key in ("best", "stale", "scaler")] == [
+        killed[key] for key in ("best", "stale", "scaler")
+    ]
 
 
 # -- averages -----------------------------------------------------------------------------------------------
@@ -333,6 +337,7 @@ def test_a_task_that_knows_no_policies_is_refused_and_never_asked(field):
 def test_a_teacher_alone_teaches_what_the_labels_would():
     teacher = made()
     run(teacher, Recipe(epochs=8, batch_size=16, lr=0.1))
+    teacher.zero_grad()
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     pupil = made(seed=5, loss=Zero)
     recipe = Recipe(epochs=8, batch_size=16, lr=0.05, distill_weight=1.0, temperature=2.0)

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from . import version
-from .commands import bench, compare, latency, models, searching, showing
+from .commands import bench, compare, export, judging, latency, look, models, searching, showing
 from .console import err, how_to_resume, out
 from .errors import ArchloomError
 from .kernels import keep_freed_memory
@@ -27,7 +27,10 @@ for command in (
     searching.search,
     searching.resume,
     models.retrain,
-    models.evaluate,
+    judging.evaluate,
+    judging.predict,
+    look.look,
+    export.export,
     showing.report,
     showing.info,
     compare.compare,

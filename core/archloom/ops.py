@@ -41,11 +41,17 @@ def _within_caches(x: Tensor) -> bool:
 def _compiled(x: Tensor) -> bool:
     """Whether the compiled kernels take x."""
     if x.device.type in _DEVICES:
-        # torch.func asks for derivatives of derivatives and batches of them: the references have all of that
-        return x.dtype in _DTYPES and not torch._C._are_functorch_transforms_active()
+        # torch.func asks for derivatives of derivatives and batches of them: the references have all of that;
+        # an exported graph is run where these operators may be unknown
+        return x.dtype in _DTYPES and not (torch._C._are_functorch_transforms_active() or _exporting())
     if not _DEVICES and not torch.compiler.is_compiling():
         kernels.say_fallback()
     return False
+
+
+def _exporting() -> bool:
+    """Whether a graph is being made that runs elsewhere: by torch.export, for ONNX, or by torch.jit.trace."""
+    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def swish_ref(x: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ def _check_choice(name: str, kind: Any, value: Any) -> None:
 
 _POSITIVE = (lambda value: value > 0, "be positive")
 _NOT_NEGATIVE = (lambda value: value >= 0, "be at least 0")
-_WHOLE = (lambda value: value >= 1 and value == int(value), "be a whole number of at least 1")
+_WHOLE = (lambda value: isinstance(value, int) and value >= 1, "be a whole number of at least 1")
 _BELOW_ONE = (lambda value: 0 <= value < 1, "lie in 0 to 1, 1 excluded")
 _SHARE = (lambda value: 0 <= value <= 1, "lie in 0 to 1")
 

@@ -119,6 +119,13 @@ def open_source(
     return made if task is None else made.for_task(task)
 
 
+def source_of(document: Mapping[str, Any], host: Host, name: str = "the network") -> Source:
+    """The source that a document means, the content of an architecture file or of a model's: without weights."""
+    if "model" in document and "space" not in document:
+        return _model_source(name, document, {}, None, host, None, Path())
+    return _architecture_source(name, find(document, host), document, {}, None)
+
+
 def _architecture_source(
     name: str, found: Found, document: Mapping[str, Any], stored: Mapping[str, Any], weights: Path | None
 ) -> Source:

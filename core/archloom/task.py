@@ -144,6 +144,9 @@ class ImageTask:
     seeds for each image; None where there is no augmentation.
     policy_transform: (policy, resolution or None) -> the training transforms with the policy among them, placed
     where the image is uint8; None where the task takes no policies.
+    raw_image: makes of an image (PIL) what an item of `train` has for one, so that image files can be classified;
+    needed only where the items are no PIL images themselves. preprocessing: what that and `eval_transform` do, in
+    timm's terms (mean, std, interpolation, crop_pct, crop_mode), written beside exported networks.
     workers: processes that load images by default. in_memory: what is not augmented is kept as tensors.
     """
 
@@ -164,6 +167,8 @@ class ImageTask:
     split_seed: int = 0
     in_memory: bool = False
     workers: int = 0
+    raw_image: Callable[[Any], Any] | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check()

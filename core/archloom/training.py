@@ -98,7 +98,7 @@ def train(
     written there after each epoch, and a training found there goes on to the bit; epochs.csv has a line for
     each epoch; `best.pt` holds the state dict of the epoch with the highest accuracy on `watch` (the last one
     where nothing is watched), averaged where the recipe averages. teacher: the network that `recipe.teacher`
-    means, with its weights.
+    means, with its weights; it is put into eval mode.
     """
     if precision not in get_args(Precision):
         raise ConfigError(f"there is no precision '{precision}'; there are {', '.join(get_args(Precision))}")
@@ -167,7 +167,7 @@ class _Training:
         self.mix = mixing(recipe.mixup, recipe.cutmix, self.classes)
         self.ks = tuple(k for k in topk_of(model, self.classes) if k > 1)
         if self.teacher is not None:
-            self.teacher.to(self.device).eval().requires_grad_(False)
+            self.teacher.to(self.device).eval()
 
     @property
     def network(self) -> nn.Module:
@@ -183,7 +183,8 @@ class _Training:
 
     def epoch(self, data: Any) -> dict[str, float]:
         """Train for an epoch; what it says of the training images."""
-        model, recipe = self.model.train(), self.recipe
+        recipe = self.recipe
+        self.model.train()
         started, images = time.perf_counter(), 0
         total = torch.zeros((), device=self.device)
         hits = [torch.zeros((), device=self.device) for _ in (1, *self.ks)]
@@ -205,7 +206,6 @@ class _Training:
                 group = min(recipe.accumulate, steps - first)  # the last one may be smaller
                 if step == first:
                     rate = self._set_rate(self.done + step / steps)
-                    self.optimizer.zero_grad(set_to_none=True)
                 targets = y
                 if self.mix is not None:
                     x, targets = self.mix(x, y)
@@ -213,6 +213,9 @@ class _Training:
                 with precision_context(self.device, self.precision):
                     logits = self.forward(x)
                     loss = self._loss(x, logits, targets)
+                if step == first:
+                    # not before the forward pass: what is freed now, the backward pass takes again
+                    self.optimizer.zero_grad(set_to_none=True)
                 self.scaler.scale(loss / group if group > 1 else loss).backward()
                 if step + 1 == first + group:
                     self._move()
@@ -223,7 +226,6 @@ class _Training:
         seconds = time.perf_counter() - started
         names = ("accuracy", *(f"top{k}" for k in self.ks))
         shares = {name: 100 * float(hit) / images for name, hit in zip(names, hits, strict=True)}
-        model.zero_grad(set_to_none=True)
         return {
             "lr": rate,
             "loss": float(total) / images,

@@ -14,7 +14,7 @@ from archloom.errors import TaskError
 from archloom.task import ImageTask
 
 from .common import at_least, loading_processes, shares, torchvision_module
-from .transforms import Triple, cropped_and_flipped
+from .transforms import Triple, cropped_and_flipped, described
 
 SIZE = 32
 
@@ -113,7 +113,16 @@ def _cifar(
         train_size=train_size,
         split_seed=split_seed,
         workers=loading_processes(workers),
+        raw_image=_thumbnail,
+        preprocessing=described(*statistics),
     )
+
+
+def _thumbnail(image: Any) -> torch.Tensor:
+    """A PIL image of any size -> uint8 (3, 32, 32): its middle, as the data set's own images are."""
+    v2 = torchvision_module("transforms.v2.functional", "cifar")
+    small = v2.center_crop(v2.resize(image.convert("RGB"), [SIZE], antialias=True), [SIZE, SIZE])
+    return v2.pil_to_tensor(small)
 
 
 def _read(name: str, archive: Any, root: Path, download: bool) -> tuple[Any, Any]:

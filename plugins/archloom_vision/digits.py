@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import TensorDataset
@@ -13,7 +13,9 @@ from archloom.augmentation import Policy
 from archloom.task import ImageTask, stratified_split
 
 from .common import at_least, shares
-from .transforms import Policied, Shifted, Standardize
+from .transforms import Policied, Shifted, Standardize, described
+
+SIDE = 8
 
 TEST_FRACTION, TEST_SEED = 0.2, 0
 """The test images never depend on an option: what one run tests on, no other has trained on."""
@@ -64,7 +66,52 @@ def digits(
         train_size=train_size,
         split_seed=split_seed,
         in_memory=True,
+        raw_image=raw_digit,
+        preprocessing=described(
+            (MEAN,), (STD,), interpolation="box", crop_mode="border", colors="bright on black"
+        ),
     )
+
+
+def raw_digit(image: Any) -> torch.Tensor:
+    """A PIL image of one digit, of any size and colours -> (1, 8, 8) from 0 to 1, as the data set's own are.
+
+    Those are bright strokes on black, cut out and scaled to fill the picture from top to bottom, then averaged over
+    squares: the same is done here, except to an image that is 8 x 8 already. Where most of the border is bright
+    (never in the data set), it is ink on paper, and is inverted. What is transparent counts as paper.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if "A" in image.getbands() or "transparency" in image.info:
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image.convert("RGBA"))
+    grey = np.asarray(image.convert("L"), dtype=np.float32) / 255
+    border = float(np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])))
+    if border > 0.5:
+        grey, border = 1 - grey, 1 - border
+    if grey.shape != (SIDE, SIDE):
+        grey = _fitted(np.clip(grey - border, 0, None))
+        square = Image.fromarray(grey, "F").resize((SIDE, SIDE), Image.Resampling.BOX)
+        grey = np.asarray(square)
+    return torch.from_numpy(grey.copy())[None]
+
+
+def _fitted(ink: Any) -> Any:
+    """(H, W) -> (S, S): the box that holds the ink, in the middle of a square, its largest value 1."""
+    import numpy as np
+
+    inked = ink > 0.3 * ink.max()
+    if not inked.any():
+        return np.zeros((SIDE, SIDE), dtype=np.float32)
+    (top, bottom), (left, right) = (np.flatnonzero(inked.any(axis))[[0, -1]] for axis in (1, 0))
+    box = ink[top : bottom + 1, left : right + 1] / ink.max()
+    height, width = box.shape
+    side = max(height, width)
+    square = np.zeros((side, side), dtype=np.float32)
+    y, x = (side - height) // 2, (side - width) // 2
+    square[y : y + height, x : x + width] = box
+    return square
 
 
 def _transform(native: int, shift: int, resolution: int | None) -> Callable[[torch.Tensor], torch.Tensor]:

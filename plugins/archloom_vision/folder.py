@@ -12,7 +12,7 @@ from archloom.errors import TaskError
 from archloom.task import ImageTask
 
 from .common import at_least, loading_processes, shares, torchvision_module
-from .transforms import photograph
+from .transforms import EVAL_CROP, described, photograph
 
 NAME = "imagefolder"
 
@@ -69,7 +69,13 @@ def imagefolder(
         train_size=train_size,
         split_seed=split_seed,
         workers=loading_processes(workers),
+        raw_image=_rgb,
+        preprocessing=described(IMAGENET_MEAN, IMAGENET_STD, crop_pct=EVAL_CROP),
     )
+
+
+def _rgb(image: Any) -> Any:
+    return image.convert("RGB")
 
 
 def read_image(path: str) -> Any:
@@ -78,7 +84,7 @@ def read_image(path: str) -> Any:
 
     try:
         with open(path, "rb") as file:
-            return Image.open(file).convert("RGB")
+            return _rgb(Image.open(file))
     except Exception as error:  # a decoder can raise anything at all on damaged bytes
         raise TaskError(
             f"task '{NAME}': {path} cannot be read as an image ({type(error).__name__}: {error}). "

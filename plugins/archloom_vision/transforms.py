@@ -3,7 +3,7 @@ have to receive them by pickle."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,18 @@ def cropped_and_flipped(
     if resolution is not None and resolution != size:
         steps.append(v2.Resize((resolution, resolution), antialias=True))
     return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
+def described(mean: Sequence[float], std: Sequence[float], **more: Any) -> dict[str, Any]:
+    """How an image becomes an input, in timm's terms: values 0 to 1, then (value - mean) / std."""
+    return {
+        "mean": list(mean),
+        "std": list(std),
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        **more,
+    }
 
 
 def policy_of(augment: bool | Policy) -> list[Callable[[Any], Any]]:

@@ -36,5 +36,6 @@ def test_a_fused_and_an_eager_step_agree(monkeypatch: pytest.MonkeyPatch) -> Non
     eager = step(3)
     torch.testing.assert_close(fused[0], eager[0], rtol=1e-12, atol=0)
     assert len(fused[1]) == len(eager[1]) > 100
-    for ours, theirs in zip(fused[1], eager[1], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7 * float(theirs.abs().max()))
+    largest = max(float(theirs.abs().max()) for theirs in eager[1])
+    for ours, theirs in zip(fused[1], eager[1], strict=True):  # what BatchNorm makes zero is only rounding
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-11 * largest)

@@ -1,15 +1,14 @@
-"""`archloom retrain` and `archloom evaluate`."""
+"""`archloom retrain`."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from ..console import AsJson, Debug, PluginFiles, Sets, number, out, progress, source_host
+from ..console import Debug, PluginFiles, Sets, number, out, progress, source_host
 
 
 def retrain(
@@ -49,39 +48,3 @@ def retrain(
         table.add_row(name, number(value))
     out.print(table)
     out.print(f"weights: {trained.folder / 'weights.safetensors'}")
-
-
-def evaluate(
-    source: Annotated[
-        str, typer.Argument(help="A run folder, an architecture file, a model's YAML file, or a name.")
-    ],
-    weights: Annotated[Path | None, typer.Option(help="A weights file; default: the run's.")] = None,
-    task: Annotated[str | None, typer.Option(help="A task by name; default: the run's.")] = None,
-    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
-    sets: Sets = None,
-    device: str = "cpu",
-    precision: str = "float32",
-    plugin: PluginFiles = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Judge trained weights on a split."""
-    from ..retraining import evaluate as run_evaluate
-
-    metrics = run_evaluate(
-        source,
-        weights,
-        task=task,
-        split=split,
-        overrides=sets or [],
-        device=device,
-        precision=precision,
-        host=source_host(source, plugin),
-    )
-    if as_json:
-        print(json.dumps(metrics, indent=1))
-        return
-    table = Table("metric", split)
-    for name, value in metrics.items():
-        table.add_row(name, number(value))
-    out.print(table)

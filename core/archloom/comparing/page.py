@@ -7,7 +7,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..report import document
-from ..report.markup import BLUE, GREEN, GREY, INK, ORANGE, RED, amount, axis, escaped, plot, section, table
+from ..report.markup import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    amount,
+    axis,
+    escaped,
+    header,
+    plot,
+    section,
+    table,
+)
 from .config import BASELINE
 
 _COLOURS = (BLUE, RED, GREEN, "#CC79A7", ORANGE, "#56B4E9", INK)
@@ -26,7 +40,8 @@ def page(result: Mapping[str, Any]) -> str:
         f"({protocol['resamples']:,} resamples).</p>"
     )
     scores = [_score(result, label, scored) for label, scored in result["scores"].items()]
-    return document(f"Strategies on {space}", opening, *scores, _who(result), _provenance(result))
+    title = f"Strategies on {space}"
+    return document(title, "".join([header(title, opening), *scores, _who(result), _provenance(result)]))
 
 
 def interval(mean: float, low: float, high: float) -> str:

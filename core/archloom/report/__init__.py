@@ -11,7 +11,7 @@ from pathlib import Path
 from ..run import write_atomically
 from .curves import fit_section
 from .finals import verdict_section
-from .markup import escaped
+from .markup import escaped, header
 from .overview import found_section, provenance_section, sentences, status, summary, type_of, who
 from .story import Story
 from .trials import table_section, trials_section
@@ -84,36 +84,32 @@ for (const place of document.querySelectorAll('.plot')) {
 """
 
 
-def _page(story: Story) -> str:
-    config = story.config
-    title = f"{who(config)}: space {type_of(config['space'])}, task {type_of(config['task'])}"
-    return document(
-        title,
-        f"{status(story)}{summary(story)}{sentences(story)}",
-        verdict_section(story),
-        trials_section(story),
-        fit_section(story),
-        found_section(story),
-        table_section(story),
-        provenance_section(story),
-    )
-
-
-def document(title: str, opening: str, *sections: str) -> str:
-    """A whole page that needs no network: a headline (escaped here), what stands below it, and the sections (HTML
-    made by `markup`, with plots that plotly.js draws)."""
+def document(title: str, body: str) -> str:
+    """A page of one's own in the report's style: `body` is HTML, sections and figures made by `markup`."""
     from plotly.offline import get_plotlyjs  # not at the top: a search would pay for it at its start
 
-    body = (
-        f"<header><h1>{escaped(title[:1].upper() + title[1:])}</h1>{opening}"
-        "<noscript><p>The plots need JavaScript; the tables hold the numbers.</p></noscript></header>"
-        + "".join(sections)
-    )
+    scripts = ""
+    if 'class="plot"' in body:
+        scripts = f"<script>{get_plotlyjs()}</script>\n<script>{_DRAW}</script>"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escaped(title)}: archloom</title><style>{_STYLE}</style></head>\n"
-        f"<body><main>{body}</main>\n"
-        f"<script>{get_plotlyjs()}</script>\n<script>{_DRAW}</script></body></html>\n"
+        f"<body><main>{body}</main>\n{scripts}</body></html>\n"
     )
+
+
+def _page(story: Story) -> str:
+    config = story.config
+    title = f"{who(config)}: space {type_of(config['space'])}, task {type_of(config['task'])}"
+    body = (
+        header(title, status(story), summary(story), sentences(story))
+        + verdict_section(story)
+        + trials_section(story)
+        + fit_section(story)
+        + found_section(story)
+        + table_section(story)
+        + provenance_section(story)
+    )
+    return document(title, body)
