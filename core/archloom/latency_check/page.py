@@ -17,6 +17,7 @@ from ..report.markup import (
     axis,
     bar,
     escaped,
+    header,
     plot,
     section,
     table,
@@ -41,7 +42,11 @@ def page(result: Mapping[str, Any], title: str) -> str:
         )
     parts = [section("Agreement", _summary(devices))]
     parts += [_device(name, entry) for name, entry in devices.items()]
+<<<<<<< HEAD
     return headed(title, opening, *parts)
+=======
+    return document(title, header(title, opening) + "".join(parts))
+>>>>>>> compare
 
 
 def _summary(devices: Mapping[str, Any]) -> str:

@@ -99,3 +99,11 @@ def bar(architecture: Architecture, colours: Mapping[str, str]) -> str:
 
 def section(title: str, *content: str) -> str:
     return f"<section><h2>{title}</h2>{''.join(content)}</section>"
+
+
+def header(title: str, *content: str) -> str:
+    """The top of a page: its headline, escaped here, and what stands below."""
+    return (
+        f"<header><h1>{escaped(title[:1].upper() + title[1:])}</h1>{''.join(content)}"
+        "<noscript><p>The plots need JavaScript; the tables hold the numbers.</p></noscript></header>"
+    )
