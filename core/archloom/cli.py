@@ -11,11 +11,7 @@ import typer
 from rich.markup import escape
 
 from . import version
-<<<<<<< HEAD
 from .commands import bench, compare, export, judging, latency, look, models, rank, searching, showing
-=======
-from .commands import bench, compare, export, judging, latency, look, models, searching, showing
->>>>>>> compare
 from .console import err, how_to_resume, out
 from .errors import ArchloomError
 from .kernels import keep_freed_memory

@@ -6,27 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-<<<<<<< HEAD
 from ..report import headed
 from ..report.markup import BLUE, GREEN, GREY, INK, ORANGE, RED, amount, axis, escaped, plot, section, table
-=======
-from ..report import document
-from ..report.markup import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    RED,
-    amount,
-    axis,
-    escaped,
-    header,
-    plot,
-    section,
-    table,
-)
->>>>>>> compare
 from .config import BASELINE
 
 _COLOURS = (BLUE, RED, GREEN, "#CC79A7", ORANGE, "#56B4E9", INK)
@@ -45,12 +26,7 @@ def page(result: Mapping[str, Any]) -> str:
         f"({protocol['resamples']:,} resamples).</p>"
     )
     scores = [_score(result, label, scored) for label, scored in result["scores"].items()]
-<<<<<<< HEAD
     return headed(f"Strategies on {space}", opening, *scores, _who(result), _provenance(result))
-=======
-    title = f"Strategies on {space}"
-    return document(title, "".join([header(title, opening), *scores, _who(result), _provenance(result)]))
->>>>>>> compare
 
 
 def interval(mean: float, low: float, high: float) -> str:

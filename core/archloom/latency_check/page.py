@@ -17,7 +17,6 @@ from ..report.markup import (
     axis,
     bar,
     escaped,
-    header,
     plot,
     section,
     table,
@@ -42,11 +41,7 @@ def page(result: Mapping[str, Any], title: str) -> str:
         )
     parts = [section("Agreement", _summary(devices))]
     parts += [_device(name, entry) for name, entry in devices.items()]
-<<<<<<< HEAD
     return headed(title, opening, *parts)
-=======
-    return document(title, header(title, opening) + "".join(parts))
->>>>>>> compare
 
 
 def _summary(devices: Mapping[str, Any]) -> str:

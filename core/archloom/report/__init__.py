@@ -13,8 +13,7 @@ from typing import Any
 from ..run import write_atomically
 from .curves import fit_section
 from .finals import verdict_section
-<<<<<<< HEAD
-from .markup import escaped
+from .markup import escaped, header
 from .overview import (
     family_section,
     found_section,
@@ -26,10 +25,6 @@ from .overview import (
     who,
 )
 from .ranking import ranking_sections
-=======
-from .markup import escaped, header
-from .overview import found_section, provenance_section, sentences, status, summary, type_of, who
->>>>>>> compare
 from .story import Story
 from .trials import table_section, trials_section
 
@@ -101,7 +96,6 @@ for (const place of document.querySelectorAll('.plot')) {
 """
 
 
-<<<<<<< HEAD
 def write_ranking(path: str | Path, ranking: Mapping[str, Any]) -> Path:
     """Write a comparison's page, atomically: `ranking` is what rank.json holds."""
     path = Path(path)
@@ -110,8 +104,6 @@ def write_ranking(path: str | Path, ranking: Mapping[str, Any]) -> Path:
     return path
 
 
-=======
->>>>>>> compare
 def document(title: str, body: str) -> str:
     """A page of one's own in the report's style: `body` is HTML, sections and figures made by `markup`."""
     from plotly.offline import get_plotlyjs  # not at the top: a search would pay for it at its start
@@ -128,14 +120,9 @@ def document(title: str, body: str) -> str:
     )
 
 
-<<<<<<< HEAD
 def headed(title: str, opening: str, *sections: str) -> str:
     """A `document` with a headline (escaped here), what stands below it, and sections."""
-    head = (
-        f"<header><h1>{escaped(title[:1].upper() + title[1:])}</h1>{opening}"
-        "<noscript><p>The plots need JavaScript; the tables hold the numbers.</p></noscript></header>"
-    )
-    return document(title, head + "".join(sections))
+    return document(title, header(title, opening) + "".join(sections))
 
 
 def _page(story: Story) -> str:
@@ -152,18 +139,3 @@ def _page(story: Story) -> str:
         table_section(story),
         provenance_section(story),
     )
-=======
-def _page(story: Story) -> str:
-    config = story.config
-    title = f"{who(config)}: space {type_of(config['space'])}, task {type_of(config['task'])}"
-    body = (
-        header(title, status(story), summary(story), sentences(story))
-        + verdict_section(story)
-        + trials_section(story)
-        + fit_section(story)
-        + found_section(story)
-        + table_section(story)
-        + provenance_section(story)
-    )
-    return document(title, body)
->>>>>>> compare
