@@ -189,6 +189,9 @@ def show(result: dict[str, Any]) -> None:
             layout, least = figures["layout"][name], figures["min_ms"][name]
             print(f"  {name:22} {layout:14} {median:8.1f} {least:8.1f}   {text}".rstrip())
         print(f"  fastest peer: {figures['fastest_peer']}; target: at most {TARGETS[mode]}")
+    for name, version in result["versions"].items():
+        if version.startswith("left out"):
+            print(f"{name}: {version}")
     print(f"saved for the backward pass, MB; target: at most {TARGETS['saved_bytes']} of timm's")
     for name, value in result["saved_bytes"]["bytes"].items():
         ratio = result["saved_bytes"]["ratio_to"].get(name)

@@ -14,13 +14,17 @@ ROOT = Path(__file__).parent.parent
 CORE, PLUGINS = ROOT / "core" / "archloom", ROOT / "plugins"
 
 ROWS = [  # from the bottom up; a module imports from its own row and from those below
-    "randomness trial errors architecture ops kernels kernels_torch ranks losses",
-    "cost latency model space supernet task run kernels_bench kernels_report",
-    "strategy estimator objective training report",
+    "randomness trial errors architecture ops kernels kernels_torch ranks losses augmentation",
+    "cost latency model steps space supernet task run recipe kernels_bench kernels_report",
+    "strategy estimator objective optimization trainable training report",
     "engine measuring fitting verdict",
-    "hookspecs plugins config resolve environment workers zoo assembly session progress testing __init__",
+    "hookspecs plugins config resolve environment workers zoo assembly family progress testing __init__",
     "source",
-    "retraining",
+    "teacher",
+    "session ranking retraining trained",
+    "images prediction exporting timm_models",
+    "evaluation drawing",
+    "evaluation_page looking",
     "console",
     "commands",
     "cli __main__",

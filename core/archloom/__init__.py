@@ -3,6 +3,8 @@
     archloom.search(config)               a whole search; a Result
     archloom.resume(folder)               go on with an interrupted one
     archloom.build("fbnet_a")             a network by name, from an architecture file or a run folder
+    archloom.build_model(section, task)   a network of backbone, neck, head and loss
+    archloom.retrain(source, folder)      train one of them from scratch
     archloom.count(model, resolution)     its params and MACs
     archloom.load_weights(model, path)    weights in our format or another implementation's
     archloom.hookimpl                     marks a plugin's hooks, see archloom.hookspecs
@@ -27,9 +29,11 @@ _LAZY = {
     "Host": "plugins",
     "Result": "session",
     "build": "zoo",
+    "build_model": "assembly",
     "count": "cost",
     "load_weights": "zoo",
     "resume": "session",
+    "retrain": "retraining",
     "search": "session",
 }
 

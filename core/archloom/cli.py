@@ -11,9 +11,10 @@ import typer
 from rich.markup import escape
 
 from . import version
-from .commands import latency, models, rank, searching, showing
+from .commands import bench, export, judging, latency, look, models, rank, searching, showing
 from .console import err, how_to_resume, out
 from .errors import ArchloomError
+from .kernels import keep_freed_memory
 
 app = typer.Typer(
     name="archloom",
@@ -26,12 +27,16 @@ for command in (
     searching.search,
     searching.resume,
     models.retrain,
-    models.evaluate,
+    judging.evaluate,
+    judging.predict,
+    look.look,
+    export.export,
     rank.rank,
     showing.report,
     showing.info,
 ):
     app.command()(command)
+app.command()(bench.bench)
 app.command("plugins")(showing.list_plugins)
 app.add_typer(latency.app, name="latency")
 
@@ -40,9 +45,15 @@ app.add_typer(latency.app, name="latency")
 def _top(
     context: typer.Context,
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    default_allocator: Annotated[
+        bool,
+        typer.Option("--default-allocator", help="Do not tell glibc to keep large buffers that were freed."),
+    ] = False,
 ) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("archloom").propagate = False
+    if not default_allocator:
+        keep_freed_memory()
     if show_version:
         out.print(version())
         raise typer.Exit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,5 +39,11 @@ def count(model: nn.Module, resolution: int | tuple[int, int, int] = 224, *selec
     with evaluating(model), torch.no_grad(), counter:
         call_on_meta(model, torch.empty(1, *shape, device="meta"), *selection)
     per_operator = counter.get_flop_counts().get("Global", {})  # absent where nothing was counted
-    flops = sum(n for op, n in per_operator.items() if str(op).split(".")[-1] in _COUNTED)
-    return Cost(params=sum(p.numel() for p in model.parameters() if p.requires_grad), macs=flops // 2)
+    return Cost(
+        params=sum(p.numel() for p in model.parameters() if p.requires_grad), macs=macs_of(per_operator)
+    )
+
+
+def macs_of(per_operator: Mapping[Any, int]) -> int:
+    """The MACs in what PyTorch's counter of floating-point operations says of each operator."""
+    return sum(n for op, n in per_operator.items() if str(op).split(".")[-1] in _COUNTED) // 2

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy
 import torch
 
-from . import version
+from . import kernels, version
 from .latency import setting_of
 from .plugins import Host
 from .resolve import device_of
@@ -30,30 +30,37 @@ class Configured(Protocol):
 
 def describe(host: Host, config: Configured) -> dict[str, Any]:
     """Everything that another person needs to repeat the run."""
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "archloom": version(),
-    }
-    for entry in host.entries():
-        versions.setdefault(entry.distribution, entry.version)
     device = device_of(config.device)
     return {
-        "versions": versions,
+        "versions": versions(host),
         "platform": platform.platform(),
         "device": setting_of(device, 1).device,
         "threads": torch.get_num_threads(),
+        "allocator": kernels.allocator(),
+        "kernels": kernels.instruction_set() if kernels.status().native else "references",
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "precision": config.precision,
         "seed": config.seed,
-        "commit": _commit(),
+        "commit": commit(),
         "command": sys.argv,
         "broken plugins": [str(broken) for broken in host.broken],
     }
 
 
-def _commit() -> str | None:
+def versions(host: Host) -> dict[str, str]:
+    """Of Python, PyTorch, numpy, archloom, and of every distribution that registered something."""
+    found = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+        "archloom": version(),
+    }
+    for entry in host.entries():
+        found.setdefault(entry.distribution, entry.version)
+    return found
+
+
+def commit() -> str | None:
     """The git commit of the working directory, with "+" where files differ from it; None outside git."""
     try:
         commit = subprocess.run(

@@ -7,6 +7,7 @@
     ├── SpaceError           an architecture that does not belong to its space
     ├── TaskError            a data set that is missing, empty or corrupt
     ├── WeightsError         weights that do not fit the model; nothing was changed
+    ├── ExportError          a network that a format cannot hold, or a file that is not the network; it is not kept
     ├── RunError             a run folder that cannot be opened, resumed or trusted
     └── SearchError          a search that cannot go on: nothing feasible, nothing proposed, NaN
 
@@ -54,6 +55,10 @@ class TaskError(ArchloomError):
 
 class WeightsError(ArchloomError):
     """Weights that do not fit the model; nothing was changed."""
+
+
+class ExportError(ArchloomError):
+    """A network that a format cannot hold, or a written file that is not the network; it is not kept."""
 
 
 class RunError(ArchloomError):

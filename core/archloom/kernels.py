@@ -171,9 +171,20 @@ def keep_freed_memory() -> str:
     """
     native = _native()
     if native is None:
-        return "default (the module that sets it was not built)"
-    kept = native.keep_freed_memory()
-    return "mallopt: mmap and trim threshold 2147483647, top pad 268435456" if kept else "default (no glibc)"
+        _allocator[0] = "default (the module that sets it was not built)"
+    elif native.keep_freed_memory():
+        _allocator[0] = "mallopt: mmap and trim threshold 2147483647, top pad 268435456"
+    else:
+        _allocator[0] = "default (no glibc)"
+    return _allocator[0]
+
+
+_allocator = ["default"]  # the process's own setting, which cannot be read back from glibc
+
+
+def allocator() -> str:
+    """What `keep_freed_memory` set in this process; "default" where it was not called."""
+    return _allocator[0]
 
 
 def info() -> dict[str, Any]:

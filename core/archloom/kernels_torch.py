@@ -375,7 +375,7 @@ class _ScaleGate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, s: Tensor) -> Tensor:
         ctx.save_for_backward(x, s)
-        if x.device.type == "cpu":  # bound by memory however it is written: PyTorch's own product is as fast
+        if x.device.type == "cpu":  # bound by memory however it is written: PyTorch's product is as fast
             return x * torch.sigmoid(s).reshape(*x.shape[:2], *[1] * (x.dim() - 2)).to(x.dtype)
         with _below_autograd():
             return _ops.scale_gate.default(x, s)

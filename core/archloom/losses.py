@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from .errors import ConfigError
 
@@ -70,3 +71,13 @@ def weighted_loss(terms: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return reduce_loss(terms(pred, target, **options), weight, reduction, avg_factor)
 
     return loss
+
+
+@weighted_loss
+def distillation(pred: Tensor, target: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(softmax(target / T) || softmax(pred / T)): logits (N, C) of pupil and teacher -> (N,), nats.
+
+    T^2 keeps the gradients' size as T grows (Hinton et al., arXiv 1503.02531, section 2).
+    """
+    pupil, teacher = (F.log_softmax(logits / temperature, dim=1) for logits in (pred, target))
+    return temperature**2 * F.kl_div(pupil, teacher, reduction="none", log_target=True).sum(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ class ModelParts:
                 f"there are {num_classes} classes, so that it must give (1, {num_classes})"
             )
         loss = _made(self.loss)
-        _check_loss(loss, shape, num_classes)
+        check_loss(loss, shape, num_classes)
         return Model(backbone, neck, head, loss)
 
 
@@ -139,19 +140,30 @@ def _traced(kind: str, part: nn.Module, inputs: Any, giver: str) -> Any:
         ) from error
 
 
-def _check_loss(loss: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
-    """Try the loss on two images' logits and labels, unless nothing has numbers here (on the meta device)."""
-    if torch.get_default_device().type == "meta":
+def where(module: nn.Module) -> torch.device:
+    """The device of a module's numbers; PyTorch's default for a module without any."""
+    numbers = itertools.chain(module.parameters(), module.buffers())
+    return next((number.device for number in numbers), torch.get_default_device())
+
+
+def check_loss(loss: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
+    """Try the loss on two images' logits and labels, unless nothing has numbers here (on the meta device).
+
+    A ConfigError where it cannot take them, or gives more than one number.
+    """
+    device = where(loss)
+    if device.type == "meta":
         return
     tried = copy.deepcopy(loss)  # it may count its calls
-    logits, labels = torch.zeros(2, num_classes), torch.zeros(2, dtype=torch.long)
+    logits = torch.zeros(2, num_classes, device=device)
+    labels = torch.zeros(2, dtype=torch.long, device=device)
     told = f"the loss {type(loss).__name__} cannot take logits (2, {num_classes}) and labels (2,)"
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of shapes that broadcast: what comes of it is judged below
             see: Any = getattr(tried, "see", None)
             if see is not None:
-                see(torch.zeros(2, *shape))
+                see(torch.zeros(2, *shape, device=device))
             value = tried(logits, labels)
     except ArchloomError:
         raise

@@ -25,14 +25,33 @@ SMALL = 131072
 """Elements below which the ops on one or two tensors are left to PyTorch: a call costs more than it saves."""
 
 
+SMALL_GATE = 1 << 20
+"""The same for `scale_gate`, of which only the backward gains."""
+
+PAST_CACHES = 32 << 20
+"""Bytes of a result beyond which the CPU kernels write past the caches, and gain by it over PyTorch's."""
+
+_EXACT = frozenset((torch.float32, torch.float64))
+
+
+def _within_caches(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.numel() * x.element_size() <= PAST_CACHES
+
+
 def _compiled(x: Tensor) -> bool:
     """Whether the compiled kernels take x."""
     if x.device.type in _DEVICES:
-        # torch.func asks for derivatives of derivatives and batches of them: the references have all of that
-        return x.dtype in _DTYPES and not torch._C._are_functorch_transforms_active()
+        # torch.func asks for derivatives of derivatives and batches of them: the references have all of that;
+        # an exported graph is run where these operators may be unknown
+        return x.dtype in _DTYPES and not (torch._C._are_functorch_transforms_active() or _exporting())
     if not _DEVICES and not torch.compiler.is_compiling():
         kernels.say_fallback()
     return False
+
+
+def _exporting() -> bool:
+    """Whether a graph is being made that runs elsewhere: by torch.export, for ONNX, or by torch.jit.trace."""
+    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def swish_ref(x: Tensor) -> Tensor:
@@ -46,15 +65,16 @@ def swish(x: Tensor) -> Tensor:
     return compiled.swish(x)
 
 
-def _keep_scale(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
-    """One factor per sample, (N,): 0 with probability p, else 1 / (1 - p).
+def _keep_scale(x: Tensor, p: float, generator: torch.Generator | None, *ones: int) -> Tensor:
+    """One factor per sample, (N, *ones): 0 with probability p, else 1 / (1 - p).
 
     Drawn where the generator lives (a CPU generator gives every device the same), else on x's device.
     """
-    device = x.device if generator is None else generator.device
+    at = x.device if generator is None else generator.device
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    scale = torch.empty(x.shape[0], device=device, dtype=dtype).bernoulli_(1 - p, generator=generator)
-    return scale.div_(1 - p).to(x.device)
+    scale = torch.empty((x.shape[0], *ones), device=at, dtype=dtype)
+    scale.bernoulli_(1 - p, generator=generator).div_(1 - p)
+    return scale if generator is None else scale.to(x.device)
 
 
 def _check_probability(p: float) -> None:
@@ -62,15 +82,17 @@ def _check_probability(p: float) -> None:
         raise ValueError(f"the probability p of dropping a sample's path must lie in [0, 1], not {p}")
 
 
-def _per_sample(scale: Tensor, x: Tensor) -> Tensor:
-    return scale.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+def _per_sample(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+    """The factors in x's dtype, in a shape that broadcasts over x."""
+    scale = _keep_scale(x, p, generator, *(1,) * (x.dim() - 1))
+    return scale if scale.dtype == x.dtype else scale.to(x.dtype)
 
 
 def drop_connect_ref(x: Tensor, p: float, training: bool, generator: torch.Generator | None = None) -> Tensor:
     _check_probability(p)
     if not training or p == 0:
         return x
-    return torch.zeros_like(x) if p == 1 else x * _per_sample(_keep_scale(x, p, generator), x)
+    return torch.zeros_like(x) if p == 1 else x * _per_sample(x, p, generator)
 
 
 def drop_connect(x: Tensor, p: float, training: bool, generator: torch.Generator | None = None) -> Tensor:
@@ -92,7 +114,7 @@ def drop_connect_add_ref(
     _check_probability(p)
     if not training or p == 0:
         return x + skip
-    return skip.clone() if p == 1 else skip + x * _per_sample(_keep_scale(x, p, generator), x)
+    return skip.clone() if p == 1 else skip + x * _per_sample(x, p, generator)
 
 
 def drop_connect_add(
@@ -108,8 +130,13 @@ def drop_connect_add(
         raise ValueError(
             f"drop_connect_add: x has shape {tuple(x.shape)}, skip {tuple(skip.shape)}; they must agree"
         )
-    alike = x.dtype == skip.dtype and x.device == skip.device
-    if not training or p in (0, 1) or x.numel() < SMALL or not (alike and _compiled(x)):
+    if not training or p in (0, 1) or x.dtype != skip.dtype or x.device != skip.device:
+        return drop_connect_add_ref(x, skip, p, training, generator)
+    if x.dtype in _EXACT and (x.numel() < SMALL or _within_caches(x)):
+        return torch.addcmul(
+            skip, x, _per_sample(x, p, generator)
+        )  # PyTorch's own single pass; saves the factors
+    if x.numel() < SMALL or not _compiled(x):
         return drop_connect_add_ref(x, skip, p, training, generator)
     return compiled.drop_connect_add(x, skip, _keep_scale(x, p, generator))
 
@@ -132,7 +159,7 @@ def mixed_sum(xs: Sequence[Tensor | None], weights: Tensor) -> Tensor:
     weights: (N,). Gradients reach every x and every weight whose x is not None; they are deterministic.
     """
     run, chosen = _run(xs, weights)
-    if not _agree(run) or not _compiled(run[0]):
+    if not _agree(run) or not _takes(run):
         return mixed_sum_ref(xs, weights)
     return compiled.mixed_sum(run, _beside(chosen, run[0]))
 
@@ -155,6 +182,11 @@ def _agree(xs: Sequence[Tensor]) -> bool:
     """Whether all have one shape, dtype and device; anything else is left to PyTorch's promotion or error."""
     first = xs[0]
     return all(x.shape == first.shape and x.dtype == first.dtype and x.device == first.device for x in xs)
+
+
+def _takes(xs: Sequence[Tensor]) -> bool:
+    """Whether the compiled kernels take so many: on CUDA their pointers travel as one kernel's arguments."""
+    return _compiled(xs[0]) and (xs[0].device.type != "cuda" or len(xs) <= 64)
 
 
 def _beside(weights: Tensor, x: Tensor) -> Tensor:
@@ -180,7 +212,7 @@ def bn_mixed_sum(
     """
     run, chosen = _run(xs, weights)
     active = [norm for x, norm in zip(xs, norms, strict=True) if x is not None]
-    if not (_agree(run) and all(_normalizes_batch(norm, run[0]) for norm in active) and _compiled(run[0])):
+    if not (_agree(run) and all(_normalizes_batch(norm, run[0]) for norm in active) and _takes(run)):
         return bn_mixed_sum_ref(xs, weights, norms)
     x = run[0]
     affine = [_affine_parameters(norm, x) for norm in active]
@@ -252,7 +284,7 @@ def scale_gate_ref(x: Tensor, s: Tensor) -> Tensor:
     gate = torch.sigmoid(s)
     if s.dim() != x.dim():
         gate = gate.reshape(*x.shape[:2], *[1] * (x.dim() - 2))
-    return x * gate.to(x.dtype)
+    return x * (gate if gate.dtype == x.dtype else gate.to(x.dtype))
 
 
 def scale_gate(x: Tensor, s: Tensor) -> Tensor:
@@ -260,14 +292,13 @@ def scale_gate(x: Tensor, s: Tensor) -> Tensor:
 
     Saves x and s, and computes the gate again in the backward.
     """
-    if x.dim() < 2 or s.shape[:2] != x.shape[:2] or any(size != 1 for size in s.shape[2:]):
+    sizes, gates = x.shape, s.shape
+    if len(sizes) < 2 or gates[:2] != sizes[:2] or gates[2:].numel() != 1:
         raise ValueError(
-            f"scale_gate: x of shape {tuple(x.shape)} needs s of shape (N, C) or (N, C, 1, ...), "
-            f"not {tuple(s.shape)}"
+            f"scale_gate: x of shape {tuple(sizes)} needs s of shape (N, C) or (N, C, 1, ...), not {tuple(gates)}"
         )
-    forward_only = (
-        not torch.is_grad_enabled() and x.device.type == "cpu"
-    )  # there PyTorch's product is as fast
-    if forward_only or s.device != x.device or x.numel() < SMALL or not _compiled(x):
+    # on the CPU the forward is one product, bound by memory however it is written; the backward is not
+    forward_only = not torch.is_grad_enabled() and x.device.type == "cpu"
+    if forward_only or x.numel() < SMALL_GATE or s.device != x.device or not _compiled(x):
         return scale_gate_ref(x, s)
     return compiled.scale_gate(x, s)

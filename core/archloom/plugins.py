@@ -34,7 +34,7 @@ HOOKS: Mapping[Kind, str] = {
 }
 
 INJECTED: Mapping[Kind, tuple[str, ...]] = {
-    "space": (),
+    "space": ("host",),
     "strategy": ("space", "rng", "task", "seed", "ranks", "model", "device", "precision", "recorded"),
     "estimator": (),
     "task": (),

@@ -155,7 +155,7 @@ def make(host: Host, kind: Kind, part: Part) -> Any:
     entry = host.get(kind, part.type)
     options = entry.validate(part.options)
     try:
-        return entry.make(options)
+        return entry.make(options, host=host)
     except ArchloomError:
         raise
     except Exception as error:

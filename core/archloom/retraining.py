@@ -10,15 +10,16 @@ from typing import Any
 import yaml
 from safetensors.torch import save
 
-from .errors import ConfigError, RunError
+from .errors import ArchloomError, ConfigError, RunError
 from .model import Model
 from .plugins import Host
 from .resolve import device_of
 from .run import load_checkpoint, write_atomically, write_json
 from .source import choose, open_source, plugins_beside
 from .task import SPLITS, Task, batches
+from .teacher import load_teacher
+from .training import Epoch, train
 from .training import evaluate as judge
-from .training import train
 from .zoo import load_weights
 
 
@@ -42,29 +43,24 @@ def retrain(
     precision: str = "float32",
     host: Host | None = None,
     notify: Callable[[dict[str, Any]], None] = lambda event: None,
+    observers: Iterable[str] = ("tensorboard",),
 ) -> Trained:
     """Train from scratch on the training splits, select the epoch by validation, read the test split once.
 
     source: a run folder, an architecture file, a YAML file with a `model:` section, or a name. Task and recipe
     are those beside it unless given; `overrides` set their options ("recipe.epochs=90"). `folder` gets the
-    network's document, so that it is a source itself; an interrupted training in it goes on.
+    network's document, so that it is a source itself; an interrupted training in it goes on. recipe: a name, or
+    a YAML file of its fields (and `base`, a name). observers: by name, are told of each epoch, as `notify` is.
+    What cannot be trained is refused before anything is written.
     """
     host = host or Host(plugins_beside(source))
     chosen = choose(source, host, task=task, recipe=recipe, overrides=overrides)
     opened = open_source(source, host, task=chosen.task)
     target = Path(folder) if folder else _default_folder(source)
     model = opened.build(seed=seed)
-    identity = {
-        "seed": seed,
-        "precision": precision,
-        **chosen.parts,
-        "options": asdict(chosen.recipe),  # a plugin may give its recipe other values tomorrow
-        "network": dict(opened.document),
-    }
-    _check_same(target, identity, {"source": str(source), "plugins": plugins_beside(source)})
-    opened.write(target)
     where = device_of(device)
-    for epoch in train(
+    teacher = load_teacher(chosen.recipe, chosen.task, host)
+    epochs = train(
         model,
         chosen.task,
         chosen.recipe,
@@ -72,18 +68,61 @@ def retrain(
         device=where,
         precision=precision,
         folder=target,
-    ):
-        notify(
-            {
-                "event": "epoch",
-                "name": "retrain",
-                "number": epoch.number,
-                "of": epoch.of,
-                "metrics": dict(epoch.metrics),
-            }
-        )
+        teacher=teacher,
+    )
+    tell = _Tell(host, observers, target, notify)
+    identity = {
+        "seed": seed,
+        "precision": precision,
+        **chosen.parts,
+        "options": asdict(chosen.recipe),  # a plugin may give its recipe other values tomorrow
+        "network": dict(opened.document),
+    }
+    before = set(target.iterdir()) if target.is_dir() else None
+    _check_same(target, identity, {"source": str(source), "plugins": plugins_beside(source)})
+    opened.write(target)
+    try:
+        for epoch in epochs:
+            tell.epoch(epoch)
+    except ArchloomError:
+        _leave_nothing(target, before)
+        raise
     metrics = _finish(model, chosen.task, target, precision, where)
+    tell({"event": "finished", "folder": str(target)})
     return Trained(target, metrics)
+
+
+class _Tell:
+    """Tells observers of a training; they are checked at once, and made when there is something to tell."""
+
+    def __init__(
+        self, host: Host, observers: Iterable[str], folder: Path, notify: Callable[[dict[str, Any]], None]
+    ) -> None:
+        entries = [host.get("observer", name) for name in observers]
+        self._makers = [(entry, entry.validate({})) for entry in entries]
+        self._folder, self._notify = folder, notify
+        self._made: list[Callable[[dict[str, Any]], None]] | None = None
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if self._made is None:
+            self._made = [entry.make(options, folder=self._folder) for entry, options in self._makers]
+        for observer in (*self._made, self._notify):
+            observer(event)
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch, as an event."""
+        numbers = {"number": epoch.number, "of": epoch.of, "metrics": dict(epoch.metrics)}
+        self({"event": "epoch", "name": "retrain", **numbers})
+
+
+def _leave_nothing(folder: Path, before: set[Path] | None) -> None:
+    """After a refusal: take away what was written beside what was there, unless an epoch was trained."""
+    if (folder / "training.pt").exists():
+        return
+    for path in set(folder.iterdir()) - (before or set()):
+        path.unlink()
+    if before is None:
+        folder.rmdir()
 
 
 def _finish(model: Model, task: Task, folder: Path, precision: str, device: Any) -> dict[str, float]:
@@ -134,7 +173,8 @@ def evaluate(
 def _check_same(folder: Path, identity: dict[str, Any], told: dict[str, Any]) -> None:
     """A training found in `folder` is gone on with only if it is this one; `told` is written beside it."""
     path = folder / "training.yaml"
-    if path.exists():
+    identity = yaml.safe_load(yaml.safe_dump(identity, sort_keys=False))  # lists for tuples, as in the file
+    if path.exists() and (folder / "training.pt").exists():
         then = yaml.safe_load(path.read_text())
         if differing := [key for key in identity if then.get(key) != identity[key]]:
             raise RunError(

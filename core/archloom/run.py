@@ -7,7 +7,7 @@ log.txt              the same for people
 checkpoint.pt        the weight-sharing method's state, and checkpoint.pt.previous
 recorded/            values measured once in the run's life (a latency table)
 tensorboard/         scalars
-final/               networks trained at the end, each with its own checkpoint
+final/               networks trained at the end, each with its own checkpoint and epochs.csv
 architecture.json    the found architecture
 weights.safetensors  its weights, best by validation; weights-last.safetensors, the last epoch's
 result.json          what came out

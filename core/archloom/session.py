@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import save
+from torch import nn
 
 from .architecture import Architecture
 from .config import SearchConfig, override, parse_config, read_config
@@ -24,6 +25,7 @@ from .engine import Limits, Search, check_identity
 from .environment import describe
 from .errors import ConfigError, RunError
 from .estimator import Context
+from .family import Member, family, write_family
 from .fitting import Fit
 from .measuring import Here, Measurer
 from .model import Model
@@ -36,6 +38,8 @@ from .resolve import Resolved, resolve
 from .run import Run, load_checkpoint, recorded, write_atomically, write_json
 from .space import input_shape
 from .strategy import Strategy, WeightSharing
+from .teacher import load_teacher
+from .trainable import check_trainable
 from .trial import Trial
 from .verdict import Contestant, Group, draw_contestants, groups, judge, train_and_test
 from .workers import Workers
@@ -59,6 +63,7 @@ class Result:
     groups: tuple[Group, ...] = ()
     verdict: tuple[str, ...] = ()
     complete: bool = True
+    family: tuple[Member, ...] = ()
 
 
 def search(
@@ -132,11 +137,22 @@ def _fresh_folder(config: SearchConfig) -> Path:
     return folder
 
 
+def _check_verdict(r: Resolved) -> nn.Module | None:
+    """Refuse a recipe that could not train what is found, days before it is; the recipe's teacher, if any."""
+    if not r.config.verdict.seeds:
+        return None
+    loss = r.parts.loss if isinstance(r.parts.loss, nn.Module) else r.parts.loss()
+    teacher = load_teacher(r.recipe, r.task, r.host)
+    check_trainable(loss, r.task, r.recipe, teacher=teacher)
+    return teacher
+
+
 class _Session:
     """One process's part in one search."""
 
     def __init__(self, resolved: Resolved, folder: Path, ranks: Ranks, notify: Notify) -> None:
         self.resolved, self.config, self.folder, self.ranks = resolved, resolved.config, folder, ranks
+        self._teacher = _check_verdict(resolved) if ranks.is_first else None  # before anything is written
         self.run_folder = Run(folder) if ranks.is_first else None
         observers = [
             resolved.host.get("observer", part.type).make(
@@ -329,6 +345,9 @@ class _Session:
         if found is not None:
             result = replace(result, architecture=found.architecture)
             self._write_architecture(found)
+            members = family(r.host, self.config.space, found.architecture, r.task, r.parts)
+            write_family(self.folder, members, self.config.model.model_dump(), tuple(r.task.classes))
+            result = replace(result, family=tuple(members))
             if method is not None:
                 child = method.supernet.extract(found.architecture)
                 write_atomically(self.folder / "inherited.safetensors", _tensors(child))
@@ -389,6 +408,7 @@ class _Session:
             device=r.device,
             precision=self.config.precision,
             folder=self.folder / "final" / name,
+            teacher=self._teacher,
             on_epoch=lambda epoch: self.notify(
                 {
                     "event": "epoch",
@@ -428,6 +448,7 @@ class _Session:
             "front": [trial.number for trial in result.front],
             "groups": [group.to_json() for group in result.groups],
             "verdict": list(result.verdict),
+            "family": [member.to_json() for member in result.family],
         }
         write_json(self.folder / "result.json", document)
 

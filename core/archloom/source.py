@@ -119,6 +119,13 @@ def open_source(
     return made if task is None else made.for_task(task)
 
 
+def source_of(document: Mapping[str, Any], host: Host, name: str = "the network") -> Source:
+    """The source that a document means, the content of an architecture file or of a model's: without weights."""
+    if "model" in document and "space" not in document:
+        return _model_source(name, document, {}, None, host, None, Path())
+    return _architecture_source(name, find(document, host), document, {}, None)
+
+
 def _architecture_source(
     name: str, found: Found, document: Mapping[str, Any], stored: Mapping[str, Any], weights: Path | None
 ) -> Source:
@@ -250,13 +257,16 @@ def choose(
     recipe: str | None = None,
     overrides: Iterable[str] = (),
 ) -> Chosen:
-    """Task and recipe: what is stored beside the source, unless named here; `overrides` set their options."""
+    """Task and recipe: what is stored beside the source, unless named here; `overrides` set their options.
+
+    recipe: a name, or a YAML file of a recipe's fields, over those of the recipe that its `base` names.
+    """
     _, _, stored, _ = _read(source)
     parts = {key: stored[key] for key in ("task", "recipe") if key in stored}
     if task is not None:
         parts["task"] = {"type": task}
     if recipe is not None:
-        parts["recipe"] = {"type": recipe}
+        parts["recipe"] = _recipe_part(recipe)
     if "task" not in parts:
         raise ConfigError(f"which task? '{source}' names none beside it, so name one: --task digits")
     parts.setdefault("recipe", {"type": "default"})
@@ -266,3 +276,15 @@ def choose(
     made_task = make(host, "task", parse_part(parts["task"], "task"))
     made_recipe = make(host, "recipe", parse_part(parts["recipe"], "recipe"))
     return Chosen(made_task, made_recipe, parts)
+
+
+def _recipe_part(recipe: str) -> dict[str, Any]:
+    """A recipe by name, or a file's fields over those of its base."""
+    if Path(recipe).suffix not in (".yaml", ".yml"):
+        return {"type": recipe}
+    given = dict(_mapping(Path(recipe)))
+    if "type" in given:
+        raise ConfigError(
+            f"{recipe}: a recipe file names the recipe that it starts from under 'base', not 'type'"
+        )
+    return {"type": given.pop("base", "default"), **given}

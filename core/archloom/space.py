@@ -36,6 +36,10 @@ class SearchSpace(Protocol):
         `weight_formats`          `WeightFormat`s: state dicts of other implementations; or a function from an
                                   architecture to them, where the names depend on it.
         `recommended_model`       a `model:` section (neck, head) that the space's networks are usually given.
+        `scaled(architecture, width, depth) -> nn.Module`   the network with other sizes: `width` takes each
+                                  number of channels, `depth` each stage's number of blocks, to the new one.
+        `family(architecture) -> {name: options}`   options of the space under which the same architecture
+                                  is a further network; a search counts them all and writes them down.
 
     For weight sharing, both or neither:
         `candidate(choice, option) -> nn.Module | None`  one option as a module; None where the choice is

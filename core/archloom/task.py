@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
+from .augmentation import Policy
 from .errors import ConfigError, TaskError
 from .randomness import derive_seed, forked_rng, python_rng, torch_rng
 from .ranks import Ranks
@@ -37,6 +39,10 @@ class Task(Protocol):
 
     `dataset(*splits)` gives images of `shape` as float tensors, normalized, with integer labels.
     `augment` asks for the training transforms; `resolution` for square images of another size.
+
+    A task with a true attribute `policies` is also asked with an `archloom.augmentation.Policy` for `augment`:
+    its training transforms then end with `policy.transform()`, where the image is still uint8, that is before it
+    is normalized. No other task is ever asked so.
     """
 
     @property
@@ -49,7 +55,7 @@ class Task(Protocol):
     def classes(self) -> Sequence[str]: ...
 
     def dataset(
-        self, *splits: Split, augment: bool = False, resolution: int | None = None
+        self, *splits: Split, augment: bool | Policy = False, resolution: int | None = None
     ) -> Dataset[tuple[Tensor, int]]: ...
 
 
@@ -136,6 +142,11 @@ class ImageTask:
     eval_transform, train_transform: resolution or None -> (raw image -> float tensor of `shape`). The
     training transforms may draw from the global generators of torch, random and numpy, which `batches`
     seeds for each image; None where there is no augmentation.
+    policy_transform: (policy, resolution or None) -> the training transforms with the policy among them, placed
+    where the image is uint8; None where the task takes no policies.
+    raw_image: makes of an image (PIL) what an item of `train` has for one, so that image files can be classified;
+    needed only where the items are no PIL images themselves. preprocessing: what that and `eval_transform` do, in
+    timm's terms (mean, std, interpolation, crop_pct, crop_mode), written beside exported networks.
     workers: processes that load images by default. in_memory: what is not augmented is kept as tensors.
     """
 
@@ -147,6 +158,7 @@ class ImageTask:
     test: Dataset[Any]
     eval_transform: Callable[[int | None], Transform]
     train_transform: Callable[[int | None], Transform] | None = None
+    policy_transform: Callable[[Policy, int | None], Transform] | None = None
     validation: Dataset[Any] | None = None
     fractions: Mapping[str, float] = field(
         default_factory=lambda: {"weights": 0.6, "architecture": 0.2, "validation": 0.2}
@@ -155,6 +167,8 @@ class ImageTask:
     split_seed: int = 0
     in_memory: bool = False
     workers: int = 0
+    raw_image: Callable[[Any], Any] | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check()
@@ -218,28 +232,40 @@ class ImageTask:
         """Which items of its raw data set (`train`; `test` for test) a split holds."""
         return list(self._source(split)[1])
 
+    @property
+    def policies(self) -> bool:
+        """Whether `dataset` takes a Policy for `augment`."""
+        return self.policy_transform is not None
+
     def dataset(
-        self, *splits: Split, augment: bool = False, resolution: int | None = None
+        self, *splits: Split, augment: bool | Policy = False, resolution: int | None = None
     ) -> Dataset[tuple[Tensor, int]]:
-        """The named splits one after another. Raises ConfigError for an unknown split or resolution,
-        TaskError where there is no image in them."""
+        """The named splits one after another. Raises ConfigError for an unknown split or resolution, or a
+        policy that the task cannot take, TaskError where there is no image in them."""
         if resolution is not None and resolution < 1:
             raise ConfigError(f"resolution must be at least 1 pixel, not {resolution}")
-        augment = augment and self.train_transform is not None
+        make = self._training_transform(augment) if augment else None
         kept: dict[Any, TensorDataset] = self._tensors  # type: ignore[attr-defined]
-        if not augment and (splits, resolution) in kept:
+        if make is None and (splits, resolution) in kept:
             return kept[splits, resolution]  # type: ignore[return-value]
         sources = [self._source(split) for split in splits]
         if not any(indices for _, indices in sources):
             raise TaskError(f"task '{self.name}': there are no images in {', '.join(splits) or 'no split'}")
         items: Dataset[Any] = ConcatDataset([Subset(raw, indices) for raw, indices in sources])
-        make = self.train_transform if augment and self.train_transform else self.eval_transform
-        data = Transformed(items, range(len(items)), make(resolution), self.workers)  # type: ignore[arg-type]
-        if augment or not self.in_memory:
+        transform = (make or self.eval_transform)(resolution)
+        data = Transformed(items, range(len(items)), transform, self.workers)  # type: ignore[arg-type]
+        if make is not None or not self.in_memory:
             return data
         images, labels = zip(*(data[i] for i in range(len(data))), strict=True)
         kept[splits, resolution] = TensorDataset(torch.stack(images), torch.tensor(labels))
         return kept[splits, resolution]  # type: ignore[return-value]
+
+    def _training_transform(self, augment: bool | Policy) -> Callable[[int | None], Transform] | None:
+        if not isinstance(augment, Policy):
+            return self.train_transform
+        if self.policy_transform is None:
+            raise ConfigError(f"task '{self.name}' takes no augmentation policy; ask with augment=True")
+        return partial(self.policy_transform, augment)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from .architecture import Architecture
 from .cost import count
 from .latency import measure
@@ -83,6 +85,7 @@ def train_and_test(
     device: Any,
     precision: str,
     folder: Path,
+    teacher: nn.Module | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> dict[str, float]:
     """Train one contestant from scratch and read the test split once, with the weights best by validation.
@@ -101,6 +104,7 @@ def train_and_test(
         precision=precision,
         folder=folder,
         resolution=resolution,
+        teacher=teacher,
     ):
         on_epoch(epoch)
     metrics: dict[str, float] = {}

@@ -100,7 +100,7 @@ def _from_document(document: Any, host: Host, options: dict[str, Any], where: st
     try:
         given = dict(document["space"])
         entry = host.get("space", given.pop("type"))
-        space = entry.make(entry.validate(given | options, where))
+        space = entry.make(entry.validate(given | options, where), host=host)
         model = ModelConfig.model_validate(document["model"])
         return Found(
             space=space,
@@ -124,10 +124,13 @@ def _from_name(name: str, host: Host, options: dict[str, Any]) -> Found:
         if any(option.required for option in entry.options):
             continue
         accepted = {option.name for option in entry.options}
-        if not options.keys() <= accepted and name not in _names(entry.make(entry.validate({}))):
-            known += _names(entry.make(entry.validate({})))
-            continue
-        named: Mapping[str, NamedArchitecture] = getattr(entry.make(entry.validate(options)), "named", {})
+        if not options.keys() <= accepted:
+            theirs = _names(entry.make(entry.validate({}), host=host))
+            if name not in theirs:
+                known += theirs
+                continue
+        space = entry.make(entry.validate(options), host=host)
+        named: Mapping[str, NamedArchitecture] = getattr(space, "named", {})
         known += named
         if name in named:
             return _named(entry, named[name], options, host)
@@ -139,7 +142,7 @@ def _names(space: Any) -> list[str]:
 
 
 def _named(entry: Any, found: NamedArchitecture, options: dict[str, Any], host: Host) -> Found:
-    space = entry.make(entry.validate({**found.options, **options}))
+    space = entry.make(entry.validate({**found.options, **options}), host=host)
     model = ModelConfig.model_validate(getattr(space, "recommended_model", {}))
     side = found.resolution
     return Found(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -130,6 +131,26 @@ class CreamSpace:
     def build(self, architecture: Architecture) -> nn.Module:
         """The network of `architecture`: (N, in_channels, H, W) -> (N, C, H', W')."""
         return build_chain(self, architecture)
+
+    def scaled(
+        self, architecture: Architecture, width: Callable[[int], int], depth: Callable[[int], int]
+    ) -> nn.Module:
+        """The network with other sizes: `width` changes every number of channels, `depth` that of each stage's
+        blocks. What a stage lacks repeats its last block; blocks that are skipped are none.
+        """
+        chosen: list[list[str]] = [[] for _ in self.depths]
+        for name, layer in self.layers.items():
+            if architecture[name] != SKIP:
+                chosen[layer.stage - 1].append(str(architecture[name]))
+        blocks = [(stage + stage[-1:] * depth(len(stage)))[: depth(len(stage))] for stage in chosen]
+        larger = copy.copy(self)
+        stem = (width(self.form.stem[0]), self.form.stem[1])
+        larger.form = replace(self.form, stem=stem, tail=width(self.form.tail))
+        larger._stages = [(width(channels), n, stride) for channels, n, stride in self._stages]
+        larger.depths, larger.skip, larger.resolution = tuple(map(len, blocks)), False, None
+        larger.layers = larger._layers()
+        larger.choices = larger._choices()
+        return larger.build(larger.architecture(blocks))
 
     def spec(self, choice: str, option: str) -> BlockSpec:
         """The block that `option` is at `choice`."""

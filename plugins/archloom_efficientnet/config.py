@@ -6,13 +6,14 @@ here imports torch.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from archloom.errors import ConfigError, UnknownName, nearest
+
+from .compound import Scale, round_filters, round_repeats
 
 Padding = Literal["same", "symmetric"]
 """`same`: TensorFlow's rule, the output is ceil(input / stride). `symmetric`: k // 2 on both sides."""
@@ -127,7 +128,8 @@ class NetworkConfig:
     batch_norm_momentum is TensorFlow's: the share of the old statistics that is kept (0.99 here is 0.01
     in PyTorch). drop_connect_rate: of the block behind the last one; block i of n drops at rate i / n.
     depth_divisor, min_depth: channels are multiples of the one and at least the other (both concern the
-    width; the names are the release's). include_top: whether dropout and classifier are there.
+    width; the names are the release's). head_filters: of the last convolution, before scaling. include_top:
+    whether dropout and classifier are there.
     """
 
     blocks: tuple[BlockArgs, ...] = BASELINE
@@ -141,6 +143,7 @@ class NetworkConfig:
     drop_connect_rate: float = 0.2
     depth_divisor: int = 8
     min_depth: int | None = None
+    head_filters: int = 1280
     include_top: bool = True
     padding: Padding = "same"
     name: str | None = None
@@ -172,13 +175,42 @@ class NetworkConfig:
 
     def round_filters(self, filters: int) -> int:
         """Channels scaled by the width coefficient, to a multiple of the divisor, never below 90 per cent."""
-        divisor, scaled = self.depth_divisor, filters * self.width_coefficient
-        rounded = max(self.min_depth or divisor, int(scaled + divisor / 2) // divisor * divisor)
-        return rounded + divisor if rounded < 0.9 * scaled else rounded
+        return round_filters(filters * self.width_coefficient, self.depth_divisor, self.min_depth)
 
     def round_repeats(self, repeats: int) -> int:
         """Repeats scaled by the depth coefficient, rounded up."""
-        return math.ceil(self.depth_coefficient * repeats)
+        return round_repeats(self.depth_coefficient * repeats)
+
+    def head(self) -> int:
+        """Channels of the last convolution after scaling."""
+        return self.round_filters(self.head_filters)
+
+    def scaled(self, width: Callable[[int], int], depth: Callable[[int], int]) -> NetworkConfig:
+        """The network with every number of channels and of a stage's blocks changed by the two functions."""
+        blocks = tuple(
+            replace(
+                block,
+                num_repeat=depth(self.round_repeats(block.num_repeat)),
+                input_filters=width(self.round_filters(block.input_filters)),
+                output_filters=width(self.round_filters(block.output_filters)),
+            )
+            for block in self.blocks
+        )
+        return replace(
+            self,
+            blocks=blocks,
+            head_filters=width(self.head()),
+            width_coefficient=1.0,
+            depth_coefficient=1.0,
+            depth_divisor=1,
+            min_depth=None,
+            name=None,
+        )
+
+    def compound(self, scale: Scale) -> NetworkConfig:
+        """The network scaled as a whole: channels, blocks, and the native resolution where it has one."""
+        side = None if self.image_size is None else scale.side(self.image_size)
+        return replace(self.scaled(scale.channels, scale.blocks), image_size=side)
 
     def stages(self) -> tuple[tuple[BlockArgs, ...], ...]:
         """Every block of every stage after scaling, each as a `BlockArgs` with num_repeat 1."""

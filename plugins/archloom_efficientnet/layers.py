@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from archloom import kernels, ops
+
 from .padding import Pair, is_tracing, pad_behind
 
 SLICE_BYTES = 4 * 2**20
 """On the CPU, work on larger tensors goes in slices of about this size, which stay in the cache."""
-
-PAGED_BYTES = 32 * 2**20
-"""glibc maps allocations beyond this anew each time, and paging them in costs more than several passes over
-memory that is there already: such tensors are worked on in place."""
 
 
 def may_fuse(x: Tensor) -> bool:
@@ -40,17 +38,22 @@ def slices(x: Tensor, bytes_per_image: int) -> Iterator[slice]:
 
 def swish(x: Tensor) -> Tensor:
     """`F.silu(x)`; in place where nothing can ask for a gradient. x must be the caller's own."""
-    return F.silu(x, inplace=not torch.is_grad_enabled())
+    return F.silu(x, inplace=not (torch.is_grad_enabled() or is_tracing()))
 
 
 def bn_swish(x: Tensor, bn: nn.Module, margin: Pair = (0, 0), *, plain: bool = False) -> Tensor:
     """`F.pad(F.silu(bn(x)), (0, margin[1], 0, margin[0]))`, (N, C, H, W) -> (N, C, H + margin, W + margin).
 
-    In training it keeps x alone for the backward pass, where the expression keeps x and bn(x).
+    In training it keeps x alone for the backward pass, where the expression keeps x and bn(x): by the compiled
+    kernel where there is one, else and where there is a margin to write by PyTorch's operations in slices.
     """
     if plain or not (torch.is_grad_enabled() and may_fuse(x) and _in_training(bn, x.dtype)):
         return pad_behind(swish(bn(x)), margin)
     assert isinstance(bn, nn.BatchNorm2d)  # _in_training saw to it
+    if x.numel() < 2 * x.shape[1]:
+        raise ValueError(f"BatchNorm in training needs more than one value per channel, got {tuple(x.shape)}")
+    if margin == (0, 0) and x.device.type in kernels.status().devices:
+        return ops.bn_swish(x, bn)
     if bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)
     return _BatchNormSwish.apply(
@@ -58,10 +61,14 @@ def bn_swish(x: Tensor, bn: nn.Module, margin: Pair = (0, 0), *, plain: bool = F
     )
 
 
-def scale_gate(x: Tensor, logits: Tensor) -> Tensor:
-    """`x * torch.sigmoid(logits)`, logits (N, C, 1, 1)."""
-    gate = torch.sigmoid(logits)
-    return x * gate if torch.is_grad_enabled() else x.mul_(gate)
+def scale_gate(x: Tensor, logits: Tensor, *, plain: bool = False) -> Tensor:
+    """`x * torch.sigmoid(logits)`, logits (N, C, 1, 1); in place where nothing can ask for a gradient.
+
+    plain: the expression itself.
+    """
+    if plain or not may_fuse(x):
+        return x * torch.sigmoid(logits)
+    return ops.scale_gate(x, logits) if torch.is_grad_enabled() else x.mul_(torch.sigmoid(logits))
 
 
 def drop_connect_add(x: Tensor, skip: Tensor, rate: float, training: bool) -> Tensor:
@@ -71,7 +78,7 @@ def drop_connect_add(x: Tensor, skip: Tensor, rate: float, training: bool) -> Te
     Draws from PyTorch's global generator, as dropout does.
     """
     if not training or rate == 0.0:
-        return x + skip if torch.is_grad_enabled() else x.add_(skip)
+        return x + skip if torch.is_grad_enabled() or is_tracing() else x.add_(skip)
     keep = 1.0 - rate
     mask = x.new_empty((len(x), 1, 1, 1)).bernoulli_(keep).div_(keep or 1.0)
     return torch.addcmul(skip, x, mask)
@@ -129,10 +136,6 @@ class _BatchNormSwish(torch.autograd.Function):
         margin: Pair,
     ) -> Tensor:
         n, c, h, w = x.shape
-        if n * h * w < 2:
-            raise ValueError(
-                f"BatchNorm in training needs more than one value per channel, got {tuple(x.shape)}"
-            )
         mean, var = torch.batch_norm_update_stats(x, running_mean, running_var, momentum)
         invstd = torch.rsqrt(var + eps)
         a = gamma * invstd
@@ -162,19 +165,20 @@ class _BatchNormSwish(torch.autograd.Function):
         for part in slices(x, x[0].nbytes):
             z = torch.addcmul(_b, x[part], _a, out=dz[part])
             torch.ops.aten.silu_backward(grad[part], z, grad_input=z)  # z is dz from here
-        # dx = a (dz - mean(dz) - xhat mean(dz xhat)) = a dz + p x + q
-        in_place = x.device.type == "cpu" and x.nbytes > PAGED_BYTES
+        # on the CPU the sums alone: PyTorch's own gradient of x would be paged into memory of its own
+        on_cpu = x.device.type == "cpu"
         dx, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
-            dz, x, gamma, None, None, mean, invstd, True, 0.0, [not in_place, True, True]
+            dz, x, gamma, None, None, mean, invstd, True, 0.0, [not on_cpu, True, True]
         )
-        if in_place:
-            count = x.numel() // x.shape[1]
-            p = -a * invstd * dgamma / count
-            q = -a * dbeta / count - p * mean
-            _p, _q = _per_channel(p), _per_channel(q)
-            dx = dz
-            for part in slices(x, x[0].nbytes):
-                dx[part].mul_(_a).addcmul_(x[part], _p).add_(_q)
+        if not on_cpu:
+            return dx, dgamma, dbeta, None, None, None, None, None
+        # dx = a (dz - mean(dz) - xhat mean(dz xhat)) = a dz + p x + q
+        count = x.numel() // x.shape[1]
+        p = -a * invstd * dgamma / count
+        _p, _q = _per_channel(p), _per_channel(-a * dbeta / count - p * mean)
+        dx = dz
+        for part in slices(x, x[0].nbytes):
+            dx[part].mul_(_a).addcmul_(x[part], _p).add_(_q)
         return dx, dgamma, dbeta, None, None, None, None, None
 
 

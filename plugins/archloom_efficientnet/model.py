@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from archloom.errors import ConfigError
 
-from . import layers
+from . import layers, weights
 from .config import BlockArgs, NetworkConfig, Padding, from_block_strings, named
 from .padding import Pair, SameConv2d, freeze_padding, pad_behind, unfreeze_padding
 
@@ -67,10 +67,11 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.reduce = nn.Conv2d(channels, squeezed, 1)
         self.expand = nn.Conv2d(squeezed, channels, 1)
+        self.plain = False
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.mean((2, 3), keepdim=True)
-        return layers.scale_gate(x, self.expand(F.silu(self.reduce(pooled))))
+        return layers.scale_gate(x, self.expand(F.silu(self.reduce(pooled))), plain=self.plain)
 
 
 class MBConv(nn.Module):
@@ -149,7 +150,7 @@ class Features(nn.Module):
         self.stages = nn.ModuleList(
             nn.ModuleList(MBConv(args, config, next(rates)) for args in stage) for stage in stages
         )
-        self.out_channels = config.round_filters(1280)
+        self.out_channels = config.head()
         self.head = ConvNorm(SameConv2d(stages[-1][-1].output_filters, self.out_channels, 1), config)
         self.gradient_checkpointing = False
         initialize(self)
@@ -241,9 +242,7 @@ class EfficientNet(nn.Module):
         epsilon and momentum come with the weights; what `overrides` say wins. Raises WeightsError where
         the file does not fit.
         """
-        from .weights import pretrained
-
-        return pretrained(
+        return weights.pretrained(
             cls,
             named(name),
             weights_path,
@@ -263,6 +262,11 @@ class EfficientNet(nn.Module):
         if size is None:
             raise ConfigError(f"network '{name}' has no native resolution")
         return size
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return self.features.in_channels
 
     def extract_features(self, x: Tensor) -> Tensor:
         """The head convolution's map, (N, C, H / 32, W / 32)."""
@@ -289,7 +293,7 @@ class EfficientNet(nn.Module):
     def set_swish(self, memory_efficient: bool = True) -> None:
         """False: plain `F.silu` and BatchNorm modules throughout, for exporters and second derivatives."""
         for module in self.modules():
-            if isinstance(module, ConvNorm):
+            if isinstance(module, ConvNorm | SqueezeExcite):
                 module.plain = not memory_efficient
 
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from archloom.architecture import Architecture, Choice
 from archloom.space import NamedArchitecture, WeightFormat
 
-from .config import NAMED, Padding
+from .config import NAMED, BlockArgs, NetworkConfig, Padding
 from .formats import FORMATS, behaviour, key_map, unwrap
 from .model import Features
 
@@ -37,7 +37,8 @@ class EfficientNetSpace:
     """Which of the released networks. `build` ends at the feature map, head convolution included.
 
     padding, batch_norm_epsilon, batch_norm_momentum (TensorFlow's) and drop_connect_rate are those of
-    `NetworkConfig`; `native_resolution=False` leaves the images at the task's size.
+    `NetworkConfig`; `native_resolution=False` leaves the images at the task's size. blocks, head_filters:
+    block strings and the last convolution's channels instead of B0's, which each network then scales.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class EfficientNetSpace:
         drop_connect_rate: float = 0.2,
         in_channels: int = 3,
         native_resolution: bool = True,
+        blocks: list[str] | None = None,
+        head_filters: int = 1280,
     ) -> None:
         self.choices = (Choice("network", tuple(NAMED)),)
         self.in_channels, self.native_resolution = in_channels, native_resolution
@@ -57,18 +60,33 @@ class EfficientNetSpace:
             "batch_norm_epsilon": batch_norm_epsilon,
             "batch_norm_momentum": batch_norm_momentum,
             "drop_connect_rate": drop_connect_rate,
+            "head_filters": head_filters,
         }
+        if blocks is not None:
+            self.overrides["blocks"] = tuple(BlockArgs.decode(string) for string in blocks)
+        own = blocks is not None or head_filters != NetworkConfig().head_filters
         self.named = {
             name: NamedArchitecture(
                 Architecture({"network": name}), int(config.image_size or 0), published=_PUBLISHED[name]
             )
             for name, config in NAMED.items()
+            if not own
         }
         self.recommended_model = {"head": {"type": "LinearHead", "dropout": 0.2}}
 
     def build(self, architecture: Architecture) -> nn.Module:
         """(N, in_channels, H, W) -> (N, C, ceil(H / 32), ceil(W / 32))."""
-        return Features(NAMED[str(architecture["network"])].override(**self.overrides), self.in_channels)
+        return Features(self.config(architecture), self.in_channels)
+
+    def config(self, architecture: Architecture) -> NetworkConfig:
+        """The network's description, with what this space was told of it."""
+        return NAMED[str(architecture["network"])].override(**self.overrides)
+
+    def scaled(
+        self, architecture: Architecture, width: Callable[[int], int], depth: Callable[[int], int]
+    ) -> nn.Module:
+        """The network with every number of channels and of a stage's blocks changed by the two functions."""
+        return Features(self.config(architecture).scaled(width, depth), self.in_channels)
 
     def input_shape(self, architecture: Architecture, task: Task) -> tuple[int, int, int]:
         """The network's native resolution, unless the space was told to keep the task's."""
@@ -80,7 +98,7 @@ class EfficientNetSpace:
     def weight_formats(self, architecture: Architecture) -> Iterator[WeightFormat]:
         """The formats whose networks pad and normalize as this space's do; the others' weights would load
         and give wrong logits."""
-        config = NAMED[str(architecture["network"])]
+        config = self.config(architecture)
         for name in FORMATS[1:]:
             theirs = behaviour(name, config)
             if (theirs.padding, theirs.epsilon) == (

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -22,14 +22,30 @@ from archloom.errors import ConfigError, WeightsError
 
 from .config import NetworkConfig
 from .formats import Behaviour, behaviour, check_format, detect, key_map, unwrap
-
-if TYPE_CHECKING:
-    from .model import EfficientNet
+from .hub import download
 
 log = logging.getLogger("archloom_efficientnet")
 
 STEM = "features.stem.conv.weight"
 CLASSIFIER = ("classifier.weight", "classifier.bias")
+
+
+class Network(Protocol):
+    """What weights are loaded into and written from: an `EfficientNet`, which itself imports this module."""
+
+    config: NetworkConfig
+
+    @property
+    def in_channels(self) -> int: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+    def set_behaviour(self, *, padding: Any, epsilon: float, momentum: float) -> None: ...
+
+
+N = TypeVar("N", bound=Network)
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,7 @@ def read(
 
 
 def load(
-    model: EfficientNet,
+    model: Network,
     source: str | Path | Mapping[str, Any] | Weights,
     weight_format: str | None = None,
     *,
@@ -117,7 +133,7 @@ def load(
         for key in CLASSIFIER:
             state.pop(key, None)
         notes.append(f"classifier='reset': the classifier is not that of {weights.where} but a fresh one")
-    channels = model.features.in_channels
+    channels = model.in_channels
     if STEM in state and STEM in wanted and state[STEM].ndim == 4 and state[STEM].shape[1] == 3 != channels:
         state[STEM] = adapt_stem(state[STEM], channels)
         how = "summed" if channels == 1 else "repeated and scaled"
@@ -184,7 +200,7 @@ def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
     return weight.repeat(1, turns, 1, 1)[:, :in_channels] * (3 / in_channels)
 
 
-def export_state(model: EfficientNet, weight_format: str = "archloom") -> dict[str, Tensor]:
+def export_state(model: Network, weight_format: str = "archloom") -> dict[str, Tensor]:
     """The model's state dict under the format's keys; tensors are shared, not copied.
 
     A log message says so where the format's own implementation pads otherwise or has another epsilon.
@@ -206,7 +222,7 @@ def export_state(model: EfficientNet, weight_format: str = "archloom") -> dict[s
     return {names[key]: value for key, value in state.items()}
 
 
-def save(model: EfficientNet, path: str | Path, weight_format: str = "archloom") -> Path:
+def save(model: Network, path: str | Path, weight_format: str = "archloom") -> Path:
     """Write the weights to `path`: `.safetensors`, whose header carries padding, epsilon and momentum, or
     `.pt`/`.pth`, which can not and holds the state dict alone."""
     path = Path(path)
@@ -264,7 +280,7 @@ def _behaviour_of(header: Mapping[str, str], where: str) -> Behaviour:
 
 
 def pretrained(
-    cls: type[EfficientNet],
+    make: Callable[[NetworkConfig, int], N],
     config: NetworkConfig,
     weights_path: str | Path | None,
     *,
@@ -275,19 +291,17 @@ def pretrained(
     classifier: Literal["load", "reset"],
     tag: str | None,
     overrides: Mapping[str, Any],
-) -> EfficientNet:
+) -> N:
     """`EfficientNet.from_pretrained`, which documents it."""
     config = config.override(**overrides)
     if weights_path is None:
-        from .hub import download
-
         weights_path, weight_format = download(str(config.name), tag=tag, advprop=advprop)
     elif tag is not None or advprop:
         raise ConfigError("tag and advprop choose among the hub's files; with weights_path leave them out")
     weights = read(weights_path, config, weight_format)
     if num_classes is None:
         num_classes = weights.num_classes or config.num_classes
-    model = cls(config.override(num_classes=num_classes), in_channels)
+    model = make(config.override(num_classes=num_classes), in_channels)
     load(model, weights, classifier=classifier)
     said = {
         key: overrides[key]

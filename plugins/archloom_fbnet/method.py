@@ -136,6 +136,7 @@ class FBNet:
         steps = {phase: max(1, len(data) // batch_size) for phase, data in self.data.items()}
         self.plan = plan(epochs, warmup_epochs, steps, unit_steps)
         self.done = 0
+        self._frozen: list[nn.Parameter] = []  # those that the running pass froze
         self._proposed: list[Architecture] = []
 
     # -- training -----------------------------------------------------------------------------------
@@ -145,6 +146,7 @@ class FBNet:
         while self.done < len(self.plan):
             unit = self.plan[self.done]
             metrics = self._run(unit)
+            self._thaw()
             self.done += 1
             yield Progress(self.done, len(self.plan), unit.epochs, metrics)
 
@@ -221,12 +223,21 @@ class FBNet:
 
     def _freeze(self, phase: Phase) -> None:
         """Gradients for one group of parameters only: the other's are neither needed nor computed."""
-        for parameter in self.weights:
-            parameter.requires_grad_(phase == "weights")
+        self._thaw()
+        still: list[nn.Parameter] = list(self.theta.values()) if phase == "weights" else self.weights
+        self._frozen = [
+            parameter for parameter in still if parameter.requires_grad
+        ]  # a user froze the others
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+        for parameter in (*self.weights, *self.theta.values()):
             parameter.grad = None
-        for parameter in self.theta.values():
-            parameter.requires_grad_(phase == "theta")
-            parameter.grad = None
+
+    def _thaw(self) -> None:
+        """Undo `_freeze`."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._frozen = []
 
     # -- what theta says ----------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -182,6 +183,27 @@ class FBNetSpace:
     def build(self, architecture: Architecture) -> nn.Module:
         """The network of `architecture`: (N, in_channels, H, W) -> (N, head_width, H', W')."""
         return build_chain(_Built(self), architecture)
+
+    def scaled(
+        self, architecture: Architecture, width: Callable[[int], int], depth: Callable[[int], int]
+    ) -> nn.Module:
+        """The network with other sizes: `width` changes every number of channels, `depth` that of each stage's
+        blocks. What a stage lacks repeats its last block; skipped layers are no blocks, apart from a first one.
+        """
+        names, stages, ops = iter(self.layers), [], []
+        for channels, count, stride in self.stages:
+            found = [str(architecture[next(names)]) for _ in range(count)]
+            blocks = found[:1] + [op for op in found[1:] if op != "skip"]
+            wanted = depth(len(blocks))
+            stages.append((width(self._width(channels)), wanted, stride))
+            ops += (blocks + blocks[-1:] * wanted)[:wanted]
+        larger = copy.copy(self)
+        larger.stages, larger.stem = stages, (width(self._width(self.stem[0])), *self.stem[1:])
+        larger.width_ratio, larger.head_width = 1.0, width(self.head_width)
+        larger.layers = larger._layers()
+        options = self.choices[0].options
+        larger.choices = [Choice(name, options) for name in larger.layers]
+        return larger.build(larger.architecture(ops))
 
     def _block(self, choice: Choice, option: str, options: BlockOptions) -> nn.Module:
         layer = self.layers[choice.name]

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch.utils.data import TensorDataset
 
+from archloom.augmentation import Policy
 from archloom.errors import TaskError
 from archloom.task import ImageTask
 
 from .common import at_least, loading_processes, shares, torchvision_module
-from .transforms import Triple, cropped_and_flipped
+from .transforms import Normalize, Triple, cropped_and_flipped, described, statistics
 
 SIZE = 32
 
@@ -29,6 +30,7 @@ def cifar10(
     architecture: float = 0.4,
     validation: float = 0.1,
     train_size: int | None = None,
+    normalize: Normalize = "standard",
     workers: int | None = None,
     split_seed: int = 0,
 ) -> ImageTask:
@@ -37,7 +39,8 @@ def cifar10(
     `root` holds the folder cifar-10-batches-py; with `download` it is fetched and checked. The published
     10,000 test images are the test split; `architecture` and `validation` are fractions of the 50,000
     others. `train_size`: images of weights and architecture together. `workers`: loading processes (None:
-    up to 4). Training images are padded by 4, cropped at random and flipped.
+    up to 4). Training images are padded by 4, cropped at random and flipped. `normalize`: "standard" by the
+    data's mean and spread, "advprop" to [-1, 1].
     Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images (2009).
     """
     return _cifar(
@@ -48,6 +51,7 @@ def cifar10(
         download=download,
         fractions=shares("cifar10", architecture, validation),
         train_size=train_size,
+        normalize=normalize,
         workers=workers,
         split_seed=split_seed,
     )
@@ -60,6 +64,7 @@ def cifar100(
     architecture: float = 0.4,
     validation: float = 0.1,
     train_size: int | None = None,
+    normalize: Normalize = "standard",
     workers: int | None = None,
     split_seed: int = 0,
 ) -> ImageTask:
@@ -77,6 +82,7 @@ def cifar100(
         download=download,
         fractions=shares("cifar100", architecture, validation),
         train_size=train_size,
+        normalize=normalize,
         workers=workers,
         split_seed=split_seed,
     )
@@ -85,19 +91,20 @@ def cifar100(
 def _cifar(
     name: str,
     class_name: str,
-    statistics: tuple[Triple, Triple],
+    own: tuple[Triple, Triple],
     *,
     root: str,
     download: bool,
     fractions: dict[str, float],
     train_size: int | None,
+    normalize: Normalize,
     workers: int | None,
     split_seed: int,
 ) -> ImageTask:
     at_least(name, 0, workers=workers)
     archive = getattr(torchvision_module("datasets", name), class_name)
     train, test = _read(name, archive, Path(root).expanduser(), download)
-    transform = partial(_transform, name, statistics)
+    transform = partial(_transform, name, statistics(normalize, *own))
     return ImageTask(
         name=name,
         shape=(3, SIZE, SIZE),
@@ -107,11 +114,21 @@ def _cifar(
         test=_pixels(test),
         eval_transform=partial(transform, False),
         train_transform=partial(transform, True),
+        policy_transform=transform,
         fractions=fractions,
         train_size=train_size,
         split_seed=split_seed,
         workers=loading_processes(workers),
+        raw_image=_thumbnail,
+        preprocessing=described(*statistics(normalize, *own)),
     )
+
+
+def _thumbnail(image: Any) -> torch.Tensor:
+    """A PIL image of any size -> uint8 (3, 32, 32): its middle, as the data set's own images are."""
+    v2 = torchvision_module("transforms.v2.functional", "cifar")
+    small = v2.center_crop(v2.resize(image.convert("RGB"), [SIZE], antialias=True), [SIZE, SIZE])
+    return v2.pil_to_tensor(small)
 
 
 def _read(name: str, archive: Any, root: Path, download: bool) -> tuple[Any, Any]:
@@ -149,5 +166,7 @@ def _pixels(part: Any) -> TensorDataset:
     return TensorDataset(images, torch.tensor(part.targets))
 
 
-def _transform(name: str, statistics: tuple[Triple, Triple], augment: bool, resolution: int | None) -> Any:
-    return cropped_and_flipped(name, SIZE, *statistics, resolution, augment=augment)
+def _transform(
+    name: str, moments: tuple[Triple, Triple], augment: bool | Policy, resolution: int | None
+) -> Any:
+    return cropped_and_flipped(name, SIZE, *moments, resolution, augment=augment)

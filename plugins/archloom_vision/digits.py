@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import TensorDataset
 
+from archloom.augmentation import Policy
 from archloom.task import ImageTask, stratified_split
 
 from .common import at_least, shares
-from .transforms import Shifted, Standardize
+from .transforms import Policied, Shifted, Standardize, described
+
+SIDE = 8
 
 TEST_FRACTION, TEST_SEED = 0.2, 0
 """The test images never depend on an option: what one run tests on, no other has trained on."""
@@ -46,6 +49,7 @@ def digits(
     images = torch.from_numpy(raw.images).float().unsqueeze(1) / 16  # (1797, 1, 8, 8)
     labels = torch.from_numpy(raw.target)
     fixed = {"train": 1 - TEST_FRACTION, "test": TEST_FRACTION}
+    shift = int(augment == "shift")
     parts = stratified_split(raw.target.tolist(), fixed, TEST_SEED)
     train, test = (TensorDataset(images[parts[name]], labels[parts[name]]) for name in ("train", "test"))
     return ImageTask(
@@ -56,14 +60,66 @@ def digits(
         train_targets=labels[parts["train"]].tolist(),
         test=test,
         eval_transform=partial(_transform, resolution, 0),
-        train_transform=partial(_transform, resolution, 1) if augment == "shift" else None,
+        train_transform=partial(_transform, resolution, shift) if shift else None,
+        policy_transform=partial(_with_policy, resolution, shift),
         fractions=shares("digits", architecture, validation),
         train_size=train_size,
         split_seed=split_seed,
         in_memory=True,
+        raw_image=raw_digit,
+        preprocessing=described(
+            (MEAN,), (STD,), interpolation="box", crop_mode="border", colors="bright on black"
+        ),
     )
+
+
+def raw_digit(image: Any) -> torch.Tensor:
+    """A PIL image of one digit, of any size and colours -> (1, 8, 8) from 0 to 1, as the data set's own are.
+
+    Those are bright strokes on black, cut out and scaled to fill the picture from top to bottom, then averaged over
+    squares: the same is done here, except to an image that is 8 x 8 already. Where most of the border is bright
+    (never in the data set), it is ink on paper, and is inverted. What is transparent counts as paper.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if "A" in image.getbands() or "transparency" in image.info:
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image.convert("RGBA"))
+    grey = np.asarray(image.convert("L"), dtype=np.float32) / 255
+    border = float(np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])))
+    if border > 0.5:
+        grey, border = 1 - grey, 1 - border
+    if grey.shape != (SIDE, SIDE):
+        grey = _fitted(np.clip(grey - border, 0, None))
+        square = Image.fromarray(grey, "F").resize((SIDE, SIDE), Image.Resampling.BOX)
+        grey = np.asarray(square)
+    return torch.from_numpy(grey.copy())[None]
+
+
+def _fitted(ink: Any) -> Any:
+    """(H, W) -> (S, S): the box that holds the ink, in the middle of a square, its largest value 1."""
+    import numpy as np
+
+    inked = ink > 0.3 * ink.max()
+    if not inked.any():
+        return np.zeros((SIDE, SIDE), dtype=np.float32)
+    (top, bottom), (left, right) = (np.flatnonzero(inked.any(axis))[[0, -1]] for axis in (1, 0))
+    box = ink[top : bottom + 1, left : right + 1] / ink.max()
+    height, width = box.shape
+    side = max(height, width)
+    square = np.zeros((side, side), dtype=np.float32)
+    y, x = (side - height) // 2, (side - width) // 2
+    square[y : y + height, x : x + width] = box
+    return square
 
 
 def _transform(native: int, shift: int, resolution: int | None) -> Callable[[torch.Tensor], torch.Tensor]:
     standardize = Standardize(MEAN, STD, resolution or native)
     return Shifted(shift, standardize) if shift else standardize
+
+
+def _with_policy(
+    native: int, shift: int, policy: Policy, resolution: int | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    return Policied(policy.transform(), _transform(native, shift, resolution))

@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from archloom.augmentation import Policy
 from archloom.errors import TaskError
 from archloom.task import ImageTask
 
 from .common import at_least, loading_processes, shares, torchvision_module
-from .transforms import photograph
+from .transforms import EVAL_CROP, Normalize, described, photograph, statistics
 
 NAME = "imagefolder"
 
@@ -29,6 +30,7 @@ def imagefolder(
     validation: float = 0.1,
     train_size: int | None = None,
     on_corrupt: Literal["refuse", "skip"] = "refuse",
+    normalize: Normalize = "standard",
     workers: int | None = None,
     split_seed: int = 0,
 ) -> ImageTask:
@@ -38,7 +40,8 @@ def imagefolder(
     test split, and the fraction `validation` of train selects. `architecture` is a fraction of train,
     `train_size` the images of weights and architecture together, `workers` loading processes (None: up to
     4). `on_corrupt`: "refuse" stops at an image that cannot be read when it is loaded; "skip" decodes
-    every image once at the start, and leaves out and names those that cannot be read.
+    every image once at the start, and leaves out and names those that cannot be read. `normalize`:
+    "standard" by ImageNet's mean and spread, "advprop" to [-1, 1].
     """
     at_least(NAME, 1, resolution=resolution, train_size=train_size)
     at_least(NAME, 0, workers=workers)
@@ -61,13 +64,20 @@ def imagefolder(
         train_targets=train.targets,
         test=parts["test"] if held_out else parts["val"],
         validation=parts["val"] if held_out else None,
-        eval_transform=partial(_transform, resolution, False),
-        train_transform=partial(_transform, resolution, True),
+        eval_transform=partial(_transform, resolution, normalize, False),
+        train_transform=partial(_transform, resolution, normalize, True),
+        policy_transform=partial(_transform, resolution, normalize),
         fractions=shares(NAME, architecture, 0.0 if held_out else validation),
         train_size=train_size,
         split_seed=split_seed,
         workers=loading_processes(workers),
+        raw_image=_rgb,
+        preprocessing=described(*statistics(normalize, IMAGENET_MEAN, IMAGENET_STD), crop_pct=EVAL_CROP),
     )
+
+
+def _rgb(image: Any) -> Any:
+    return image.convert("RGB")
 
 
 def read_image(path: str) -> Any:
@@ -76,7 +86,7 @@ def read_image(path: str) -> Any:
 
     try:
         with open(path, "rb") as file:
-            return Image.open(file).convert("RGB")
+            return _rgb(Image.open(file))
     except Exception as error:  # a decoder can raise anything at all on damaged bytes
         raise TaskError(
             f"task '{NAME}': {path} cannot be read as an image ({type(error).__name__}: {error}). "
@@ -138,5 +148,6 @@ def _same_classes(top: Path, wanted: list[str], name: str, classes: list[str]) -
         )
 
 
-def _transform(native: int, augment: bool, resolution: int | None) -> Any:
-    return photograph(NAME, IMAGENET_MEAN, IMAGENET_STD, resolution or native, augment=augment)
+def _transform(native: int, normalize: Normalize, augment: bool | Policy, resolution: int | None) -> Any:
+    mean, std = statistics(normalize, IMAGENET_MEAN, IMAGENET_STD)
+    return photograph(NAME, mean, std, resolution or native, augment=augment)

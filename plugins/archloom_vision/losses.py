@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archloom.errors import ConfigError
-from archloom.losses import REDUCTIONS, reduction_of, weighted_loss
+from archloom.losses import REDUCTIONS, distillation, reduction_of, weighted_loss
 from archloom.model import evaluating
 from archloom.zoo import build, load_weights
 
@@ -45,16 +45,6 @@ def binary_cross_entropy(pred: Tensor, target: Tensor) -> Tensor:
 def l1(pred: Tensor, target: Tensor) -> Tensor:
     """|pred - target|, of their shape; labels (N,) stand for rows of zeros with a one."""
     return (pred - one_hot(target, pred)).abs()
-
-
-@weighted_loss
-def distillation(pred: Tensor, target: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """T^2 KL(softmax(target / T) || softmax(pred / T)): logits (N, C) of pupil and teacher -> (N,), nats.
-
-    T^2 keeps the gradients' size as T grows (Hinton et al., arXiv 1503.02531, section 2).
-    """
-    pupil, teacher = (F.log_softmax(logits / temperature, dim=1) for logits in (pred, target))
-    return temperature**2 * F.kl_div(pupil, teacher, reduction="none", log_target=True).sum(1)
 
 
 class _Weighted(nn.Module):

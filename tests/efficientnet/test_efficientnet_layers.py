@@ -5,9 +5,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from archloom import kernels
+from archloom.kernels import Status
 from archloom_efficientnet import EfficientNet, layers
 
 SHAPES = [(4, 6, 5, 7), (2, 3, 1, 1), (1, 4, 3, 2)]
+
+
+def without_kernels(monkeypatch):
+    """The layers' own operations, whether or not anything was compiled."""
+    monkeypatch.setattr(layers.kernels, "status", lambda: Status("python", frozenset(), {}))
 
 
 def norm_for(channels, dtype=torch.float64):
@@ -22,15 +29,18 @@ def norm_for(channels, dtype=torch.float64):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("margin", [(0, 0), (1, 1), (0, 1)])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("tiny", [False, True], ids=["whole", "sliced and in place"])
-def test_bn_swish_in_training_equals_the_plain_expression(shape, margin, layout, tiny, monkeypatch):
+@pytest.mark.parametrize("tiny", [False, True], ids=["whole", "sliced"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["by PyTorch", "as it comes"])
+def test_bn_swish_in_training_equals_the_plain_expression(shape, margin, layout, tiny, compiled, monkeypatch):
+    if not compiled:
+        without_kernels(monkeypatch)
     if tiny:
         monkeypatch.setattr(layers, "SLICE_BYTES", 1)
-        monkeypatch.setattr(layers, "PAGED_BYTES", 0)
     ours, plain = norm_for(shape[1]), norm_for(shape[1])
     x = torch.randn(shape, dtype=torch.float64).to(memory_format=layout).requires_grad_()
     y = layers.bn_swish(x, ours, margin)
-    assert "_BatchNormSwish" in type(y.grad_fn).__name__
+    if not compiled or margin != (0, 0):
+        assert "_BatchNormSwish" in type(y.grad_fn).__name__
     wanted = F.pad(F.silu(plain(x)), (0, margin[1], 0, margin[0]))
     torch.testing.assert_close(y, wanted)
     upstream = torch.randn_like(wanted)
@@ -118,3 +128,30 @@ def test_an_empty_batch_gives_empty_logits():
     model = EfficientNet.from_name("efficientnet-b0", width_coefficient=0.25, depth_coefficient=0.3).eval()
     with torch.no_grad():
         assert model(torch.randn(0, 3, 32, 32)).shape == (0, 1000)
+
+
+@pytest.mark.skipif("cpu" not in kernels.status().devices, reason="no kernel is compiled here")
+def test_a_training_step_is_the_same_with_the_compiled_kernels_and_without(monkeypatch):
+    images, target = torch.randn(4, 3, 48, 48), torch.tensor([1, 2, 3, 4])
+    found = []
+    for compiled in (True, False):
+        torch.manual_seed(0)
+        model = EfficientNet.from_name("efficientnet-b0", width_coefficient=0.5, dropout_rate=0.0).train()
+        if not compiled:
+            without_kernels(monkeypatch)
+            model.set_swish(memory_efficient=False)
+        torch.manual_seed(1)  # drop-connect draws the same
+        loss = F.cross_entropy(model(images), target)
+        loss.backward()
+        found.append((loss.detach(), [p.grad for p in model.parameters()], list(model.buffers())))
+    torch.testing.assert_close(found[0], found[1], atol=2e-4, rtol=2e-3)
+
+
+def test_without_the_forms_that_save_memory_a_network_can_be_differentiated_twice():
+    model = EfficientNet.from_name("efficientnet-b0", width_coefficient=0.25, depth_coefficient=0.3).train()
+    model.set_swish(memory_efficient=False)
+    images = torch.randn(2, 3, 32, 32, requires_grad=True)
+    (first,) = torch.autograd.grad(model(images).square().sum(), images, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), images)
+    assert second.isfinite().all()
+    assert second.abs().max() > 0

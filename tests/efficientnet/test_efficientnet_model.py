@@ -1,10 +1,14 @@
 """What a user does with a network: forward, endpoints, replaced parts, checkpointing, export."""
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import archloom_efficientnet
 from archloom_efficientnet import EfficientNet
 
 LEAN = [("efficientnet-b0", 224), ("efficientnet-b0", 256), ("efficientnet-b1", 224)]
@@ -215,3 +219,18 @@ def test_a_network_can_be_copied_pickled_and_moved_to_another_dtype():
         assert torch.equal(copy.deepcopy(model)(image), wanted)
         assert torch.equal(pickle.loads(pickle.dumps(model))(image), wanted)
         assert model.double()(image.double()).dtype == torch.float64
+
+
+def test_the_plugins_modules_import_nothing_in_a_circle():
+    folder = Path(archloom_efficientnet.__file__).parent
+    modules = {path.stem: path for path in folder.glob("*.py") if path.stem != "__init__"}
+    needs = {}
+    for name, path in modules.items():
+        found = [
+            n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level
+        ]
+        mentioned = {n.module for n in found} | {a.name for n in found if not n.module for a in n.names}
+        needs[name] = mentioned & set(modules)
+    while free := {name for name in needs if not needs[name] & needs.keys()}:
+        needs = {name: others for name, others in needs.items() if name not in free}
+    assert not needs

@@ -82,12 +82,17 @@ def test_the_wrong_padding_or_epsilon_would_be_seen(weight_format):
     assert differ(logits_of(ours), wanted) > 2e-4
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("weight_format", PEERS)
-def test_a_training_step_gives_their_loss_gradients_and_running_statistics(weight_format, layout):
+STEPS = [
+    *((weight_format, "b0", torch.channels_last) for weight_format in PEERS),
+    *(("timm_tf", short, torch.contiguous_format) for short in ("b0", "b1", "b2")),
+]
+
+
+@pytest.mark.parametrize(("weight_format", "short", "layout"), STEPS)
+def test_a_training_step_gives_their_loss_gradients_and_running_statistics(weight_format, short, layout):
     options = {"dropout": 0.0, "stochastic_depth_prob": 0.0} if weight_format == "torchvision" else {}
-    theirs = peer(weight_format, "b0", **options)
-    ours = EfficientNet.from_name("efficientnet-b0", dropout_rate=0.0, drop_connect_rate=0.0)
+    theirs = peer(weight_format, short, **options)
+    ours = EfficientNet.from_name(f"efficientnet-{short}", dropout_rate=0.0, drop_connect_rate=0.0)
     load(ours, theirs.state_dict(), weight_format)
     ours, theirs = ours.double().train().to(memory_format=layout), theirs.double().train()
     torch.manual_seed(2)

@@ -341,3 +341,17 @@ def test_two_ranks_agree_to_the_bit_and_with_one_process_up_to_rounding(tmp_path
         ours, theirs = flat(snapshot(alone)[part]), flat(ended["gn"][0]["state"][part])
         for key, value in ours.items():
             torch.testing.assert_close(value, theirs[key], atol=1e-4, rtol=1e-3)
+
+
+def test_what_a_user_froze_stays_frozen_and_the_rest_can_be_trained_after_the_search():
+    method = make(epochs=3)
+    frozen = dict(method.supernet.head.named_parameters())["fc.weight"].requires_grad_(False)
+    before = frozen.detach().clone()
+    for _ in method.fit():
+        assert not frozen.requires_grad
+    assert frozen.equal(before)
+    others = [p for p in method.weights if p is not frozen]
+    assert len(others) == len(method.weights) - 1
+    assert all(p.requires_grad for p in others)
+    child = method.supernet.extract(method.propose())
+    assert [name for name, p in child.named_parameters() if not p.requires_grad] == ["head.fc.weight"]

@@ -33,7 +33,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tensors take the compiled kernels too."""
     if not kernels.status().native:
         pytest.skip(WHY)
-    monkeypatch.setattr(ops, "SMALL", 0)
+    for threshold in ("SMALL", "SMALL_GATE", "PAST_CACHES"):
+        monkeypatch.setattr(ops, threshold, -1)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from tiny_data import cifar_pixels, trust, write_cifar10, write_cifar100
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as tvf
 
+from archloom.augmentation import Policy
 from archloom.errors import ConfigError, TaskError
 from archloom.task import SPLITS, batches
 
@@ -61,6 +62,12 @@ def test_training_images_are_padded_by_four_cropped_and_flipped(tasks, root):
     tops, lefts, flips = zip(*found, strict=True)
     assert set(tops) == set(lefts) == set(range(9))
     assert 60 < sum(flips) < 140
+
+
+def test_advprops_normalization_is_twice_the_image_less_one(tasks, root):
+    task = tasks["cifar10"](root=str(root), workers=0, normalize="advprop")
+    ((x, _),) = batches(task.dataset("test"), 100)
+    torch.testing.assert_close(x, 2 * original(task, "test") - 1, atol=1e-6, rtol=0)
 
 
 def test_workers_change_nothing(tasks, root):
@@ -169,3 +176,29 @@ def test_a_download_is_unpacked_checked_and_read(tasks, root, tmp_path, monkeypa
 def test_negative_workers_are_refused(tasks, root):
     with pytest.raises(ConfigError, match="workers must be at least 0"):
         tasks["cifar10"](root=str(root), workers=-1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "name"),
+    [
+        (Policy(autoaugment="cifar10"), "AutoAugment"),
+        (Policy(randaugment=(2, 9)), "RandAugment"),
+        (Policy(trivialaugment=True), "TrivialAugmentWide"),
+    ],
+)
+def test_a_policy_comes_after_crop_and_flip_and_before_floats(tasks, root, policy, name):
+    data = tasks["cifar10"](root=str(root), workers=0).dataset("weights", augment=policy)
+    steps = [type(step).__name__ for step in data.transform.transforms]
+    assert steps == ["RandomCrop", "RandomHorizontalFlip", name, "ToDtype", "Normalize"]
+    ((x, _),) = batches(data, 100)
+    pixels = (x * STD + MEAN) * 255
+    torch.testing.assert_close(pixels, pixels.round(), atol=1e-3, rtol=0)  # it gave uint8
+    assert pixels.round().min() >= 0
+    assert pixels.round().max() <= 255
+
+
+def test_workers_change_nothing_under_a_policy(tasks, root):
+    data = tasks["cifar10"](root=str(root), workers=0).dataset("weights", augment=Policy(randaugment=(2, 9)))
+    for (x, y), (x2, y2) in zip(batches(data, 16, workers=2), batches(data, 16), strict=True):
+        assert x.equal(x2)
+        assert y.equal(y2)

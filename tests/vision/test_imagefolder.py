@@ -70,6 +70,18 @@ def test_evaluation_takes_the_centre_of_the_image_resized_to_eight_sevenths(task
     torch.testing.assert_close(found, wanted.expand(10, 3, 28, 28), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_advprops_normalization_is_twice_the_image_less_one(tasks, tmp_path, augment):
+    root = write_folder(tmp_path, {"train": 6, "val": 2})
+    plain, other = (
+        tasks["imagefolder"](root=str(root), resolution=32, workers=0, **options)
+        for options in ({}, {"normalize": "advprop"})
+    )
+    pixels, _ = load(plain, "weights", augment=augment)
+    ((x, _),) = batches(other.dataset("weights", augment=augment), 1000)
+    torch.testing.assert_close(x, 2 * pixels - 1, atol=1e-5, rtol=0)
+
+
 def test_training_crops_differ_between_images_and_epochs_and_repeat_with_the_seed(tasks, tmp_path):
     for split in ("train", "val"):
         for name in ("a", "b"):

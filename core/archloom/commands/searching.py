@@ -137,6 +137,12 @@ def _print_result(result: Any) -> None:
                 f"{group.latency:.2f}",
             )
         out.print(table)
+    if result.family:
+        table = Table("", "input", "params", "MACs", "file", title="the family that follows from it")
+        for member in result.family:
+            shape = "x".join(map(str, member.shape))
+            table.add_row(member.name, shape, number(member.params), number(member.macs), member.file)
+        out.print(table)
     for sentence in result.verdict:
         out.print(sentence[0].upper() + sentence[1:] + ".")
     out.print(f"run folder: {result.folder}   report: {result.folder / 'report.html'}")

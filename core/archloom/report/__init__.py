@@ -14,7 +14,16 @@ from ..run import write_atomically
 from .curves import fit_section
 from .finals import verdict_section
 from .markup import escaped
-from .overview import found_section, provenance_section, sentences, status, summary, type_of, who
+from .overview import (
+    family_section,
+    found_section,
+    provenance_section,
+    sentences,
+    status,
+    summary,
+    type_of,
+    who,
+)
 from .ranking import ranking_sections
 from .story import Story
 from .trials import table_section, trials_section
@@ -87,12 +96,28 @@ for (const place of document.querySelectorAll('.plot')) {
 """
 
 
-def write_ranking(path: str | Path, document: Mapping[str, Any]) -> Path:
-    """Write a comparison's page, atomically: `document` is what rank.json holds."""
+def write_ranking(path: str | Path, told: Mapping[str, Any]) -> Path:
+    """Write a comparison's page, atomically: `told` is what rank.json holds."""
     path = Path(path)
-    title = f"Who ranks networks well? {document['title']}"
-    write_atomically(path, _html(title, ranking_sections(document)).encode())
+    title = f"Who ranks networks well? {told['title']}"
+    write_atomically(path, document(title, ranking_sections(told)).encode())
     return path
+
+
+def document(title: str, body: str) -> str:
+    """A page of one's own in the report's style: `body` is HTML, sections and figures made by `markup`."""
+    from plotly.offline import get_plotlyjs  # not at the top: a search would pay for it at its start
+
+    scripts = ""
+    if 'class="plot"' in body:
+        scripts = f"<script>{get_plotlyjs()}</script>\n<script>{_DRAW}</script>"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escaped(title)}: archloom</title><style>{_STYLE}</style></head>\n"
+        f"<body><main>{body}</main>\n{scripts}</body></html>\n"
+    )
 
 
 def _page(story: Story) -> str:
@@ -106,20 +131,8 @@ def _page(story: Story) -> str:
         + trials_section(story)
         + fit_section(story)
         + found_section(story)
+        + family_section(story)
         + table_section(story)
         + provenance_section(story)
     )
-    return _html(title, body)
-
-
-def _html(title: str, body: str) -> str:
-    from plotly.offline import get_plotlyjs  # not at the top: a search would pay for it at its start
-
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escaped(title)}: archloom</title><style>{_STYLE}</style></head>\n"
-        f"<body><main>{body}</main>\n"
-        f"<script>{get_plotlyjs()}</script>\n<script>{_DRAW}</script></body></html>\n"
-    )
+    return document(title, body)

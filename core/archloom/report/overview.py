@@ -140,6 +140,26 @@ def found_section(story: Story) -> str:
     return section("The found architecture", "<p>No network has been found.</p>")
 
 
+def family_section(story: Story) -> str:
+    """The networks that follow from the found one; nothing where its space names none."""
+    members = (story.result or {}).get("family") if story.finished else None
+    if not members:
+        return ""
+    rows = [
+        [
+            escaped(member["name"]),
+            escaped(" x ".join(map(str, member["shape"]))),
+            amount(member["params"]),
+            amount(member["macs"]),
+            f"<code>{escaped(member['file'])}</code>",
+        ]
+        for member in members
+    ]
+    return section(
+        "The family that follows from it", table(["", "input", "params", "MACs", "file"], rows, "narrow")
+    )
+
+
 def provenance_section(story: Story) -> str:
     environment = dict(story.environment)
     versions = environment.pop("versions", {})

@@ -1,0 +1,74 @@
+"""`archloom export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from ..console import AsJson, Debug, PluginFiles, Sets, err, out, source_host
+from ..errors import ConfigError
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A run folder, a trained or exported folder, an architecture or model file, or a name."
+    ),
+]
+
+
+def export(
+    source: SourceArgument,
+    format: Annotated[str, typer.Option(help="onnx, torch, torchscript, safetensors or timm.")],
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="A folder; default: export/FORMAT beside the source.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="A weights file; default: the source's.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Side of the square images; default: the source's.")
+    ] = None,
+    batch: Annotated[
+        str, typer.Option(help="'dynamic', or the only batch size the graph shall take.")
+    ] = "dynamic",
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Without weights: to measure its speed, say.")
+    ] = False,
+    task: Annotated[str | None, typer.Option(help="A task by name; default: the source's.")] = None,
+    sets: Sets = None,
+    plugin: PluginFiles = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write a trained network for the world outside; what was written is read back and compared with the network."""
+    from ..exporting import export as run_export
+    from ..trained import open_trained
+
+    if batch != "dynamic" and not batch.isdecimal():
+        raise ConfigError(f"--batch is 'dynamic' or a whole number of at least 1, not '{batch}'")
+    trained = open_trained(
+        source,
+        weights,
+        task=task,
+        overrides=sets or [],
+        resolution=resolution,
+        untrained=untrained,
+        plugins=plugin or [],
+        host=source_host(source, plugin),
+    )
+    if trained.task is None:
+        err.print(f"[yellow]warning:[/] checked on random images: {escape(trained.no_task)}")
+    done = run_export(trained, format, folder, batch=None if batch == "dynamic" else int(batch))
+    if as_json:
+        facts = {
+            "folder": str(done.folder),
+            "file": str(done.file),
+            "largest_difference": done.difference,
+            "checked_on": done.checked_on,
+        }
+        print(json.dumps(facts, indent=1))
+        return
+    out.print(f"{format}: {done.file}")
+    out.print(f"its logits differ from the network's by at most {done.difference:.2g}, on {done.checked_on}")

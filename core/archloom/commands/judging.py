@@ -1,0 +1,170 @@
+"""`archloom evaluate` and `archloom predict`: what a trained network is worth, and what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ..console import AsJson, Debug, PluginFiles, Sets, err, number, out, source_host
+from ..errors import ConfigError
+from .export import SourceArgument
+
+Weights = Annotated[Path | None, typer.Option(help="A weights file; default: the source's.")]
+TaskName = Annotated[str | None, typer.Option(help="A task by name; default: the source's.")]
+
+
+def evaluate(
+    source: SourceArgument,
+    weights: Weights = None,
+    task: TaskName = None,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    images: Annotated[
+        Path | None,
+        typer.Option(help="A folder DIR/CLASS/IMAGE instead of a split; classes go by their names."),
+    ] = None,
+    topk: Annotated[str | None, typer.Option(help="1,5: is the class among the k most probable?")] = None,
+    tta: Annotated[str, typer.Option(help="Test-time augmentation: none, flip or crops.")] = "none",
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out broken image files.")
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="A folder for a page, CSV and JSON files.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Side of the square images; default: the source's.")
+    ] = None,
+    sets: Sets = None,
+    device: str = "cpu",
+    precision: str = "float32",
+    plugin: PluginFiles = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Judge trained weights: top-k, each class by itself, confusions, calibration."""
+    from ..evaluation import check_words
+    from ..evaluation import evaluate as run_evaluate
+    from ..evaluation_page import write_evaluation
+    from ..trained import open_trained
+
+    check_words(split, tta)
+    ks = _numbers(topk)
+    trained = open_trained(
+        source,
+        weights,
+        task=task,
+        overrides=sets or [],
+        resolution=resolution,
+        device=device,
+        plugins=plugin or [],
+        host=source_host(source, plugin),
+    )
+    found = run_evaluate(
+        trained,
+        split=split,
+        images=images,
+        topk=ks,
+        tta=tta,  # type: ignore[arg-type]  # evaluate says what there is
+        precision=precision,
+        skip=skip_unreadable,
+    )
+    where = str(images) if images is not None else split
+    for message in found.unreadable:
+        err.print(f"[yellow]warning:[/] left out: {escape(message)}")
+    if folder is not None:
+        written = write_evaluation(found, folder, f"{Path(source).name} on {where}")
+        err.print(f"page: {escape(str(written))}")
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1))
+        return
+    table = Table("metric", where)
+    for name, value in found.metrics().items():
+        table.add_row(name, number(value))
+    table.add_row("images", f"{found.images:,}")
+    out.print(table)
+    if len(found.classes) <= 30:
+        by_class = Table("class", "precision %", "recall %", "F1 %", "images")
+        for each in found.per_class:
+            figures = (f"{value:.2f}" for value in (each.precision, each.recall, each.f1))
+            by_class.add_row(escape(each.name), *figures, f"{each.support:,}")
+        out.print(by_class)
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise ConfigError(f"--topk takes whole numbers, as 1,5, not '{text}'")
+    return [int(part) for part in parts]
+
+
+def predict(
+    source: SourceArgument,
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    topk: Annotated[int, typer.Option(help="How many classes to name for each image.")] = 5,
+    cam: Annotated[
+        Path | None, typer.Option(help="A folder for class-activation maps: where the network looks.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")
+    ] = False,
+    weights: Weights = None,
+    task: TaskName = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Side of the square images; default: the source's.")
+    ] = None,
+    sets: Sets = None,
+    device: str = "cpu",
+    plugin: PluginFiles = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Classify image files. Exits with 1 where some could not be read."""
+    from ..images import image_files
+    from ..looking import class_activation, need_cam
+    from ..prediction import predict as run_predict
+    from ..trained import open_trained
+
+    files = image_files(images)
+    if cam is not None:
+        need_cam()
+    trained = open_trained(
+        source,
+        weights,
+        task=task,
+        overrides=sets or [],
+        resolution=resolution,
+        device=device,
+        plugins=plugin or [],
+        host=source_host(source, plugin),
+    )
+    found = list(run_predict(trained, files, topk=topk, stop=strict))
+    maps = (
+        class_activation(trained, [each for each in found if each.error is None], cam)
+        if cam is not None
+        else {}
+    )
+    for each in found:
+        if each.error is not None:
+            err.print(f"[red]error:[/] {escape(each.error)}")
+    if as_json:
+        listing = [each.to_json() for each in found]
+        for entry, each in zip(listing, found, strict=True):
+            if each.path in maps:
+                entry["cam"] = str(maps[each.path])
+        print(json.dumps(listing, indent=1))
+    else:
+        table = Table("image", "class", "probability")
+        for each in found:
+            for position, (name, probability) in enumerate(each.classes):
+                table.add_row("" if position else escape(str(each.path)), escape(name), f"{probability:.4f}")
+        out.print(table)
+        if maps:
+            out.print(f"class-activation maps: {cam}")
+    if any(each.error is not None for each in found):
+        raise typer.Exit(1)

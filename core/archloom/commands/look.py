@@ -1,0 +1,51 @@
+"""`archloom look`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from ..console import Debug, PluginFiles, Sets, err, out, source_host
+from .export import SourceArgument
+
+
+def look(
+    source: SourceArgument,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="A folder; default: look beside the source.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="A task by name; default: the source's.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Side of the square images; default: the source's.")
+    ] = None,
+    table: Annotated[
+        bool, typer.Option("--table", help="Print torchinfo's table of the layers, too.")
+    ] = False,
+    depth: Annotated[int, typer.Option(help="How deep that table goes.")] = 3,
+    seed: int = 0,
+    sets: Sets = None,
+    plugin: PluginFiles = None,
+    debug: Debug = False,
+) -> None:
+    """Draw a network, its augmented training images and its learning rate, as one page. Needs no weights."""
+    from ..looking import look as run_look
+    from ..looking import summary_table
+    from ..trained import default_folder, open_trained
+
+    trained = open_trained(
+        source,
+        task=task,
+        overrides=sets or [],
+        resolution=resolution,
+        untrained=True,
+        plugins=plugin or [],
+        host=source_host(source, plugin),
+    )
+    if table:
+        print(summary_table(trained, depth))
+    if trained.task is None:
+        err.print(f"[yellow]warning:[/] without training images: {escape(trained.no_task)}")
+    out.print(f"page: {run_look(trained, folder or default_folder(source, 'look'), seed=seed)}")

@@ -1,0 +1,138 @@
+"""What stands beside an exported network: its facts, for programs, and a card, for people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..cost import MACS, count
+from ..environment import commit, versions
+from ..run import write_atomically
+from ..trained import Trained
+
+FORMAT = "archloom export 1"
+
+
+def facts_of(trained: Trained, file: str, format: str, batch: int | None) -> dict[str, Any]:
+    """What config.json holds: what the network takes and gives, what it is, costs and reaches, and where it is from."""
+    cost = count(trained.model, trained.shape)
+    return {
+        "format": FORMAT,
+        "name": Path(trained.source.name).stem,
+        "file": file,
+        "kind": format,
+        "input": {"name": "images", "shape": [batch or "batch", *trained.shape], "dtype": "float32"},
+        "output": {"name": "logits", "shape": [batch or "batch", len(trained.classes)], "dtype": "float32"},
+        "classes": list(trained.classes),
+        "preprocessing": preprocessing(trained),
+        "network": dict(trained.source.document),
+        "params": cost.params,
+        "macs": cost.macs,
+        "metrics": metrics_beside(trained),
+        "provenance": {
+            "source": trained.source.name,
+            "weights": None if trained.weights is None else str(trained.weights),
+            "weights_sha256": None if trained.weights is None else _sha256(trained.weights),
+            "seed": _stored(trained.source.name).get("seed"),
+            "task": trained.source.stored.get("task"),
+            "recipe": trained.source.stored.get("recipe"),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": commit(),
+            "versions": versions(trained.host),
+        },
+    }
+
+
+def preprocessing(trained: Trained) -> dict[str, Any] | None:
+    """How an image becomes an input, in timm's terms, as the task tells it; None where it does not."""
+    told: Mapping[str, Any] | None = getattr(trained.task, "preprocessing", None)
+    return {**told, "input_size": list(trained.shape)} if told else None
+
+
+def metrics_beside(trained: Trained) -> dict[str, float]:
+    """What the weights beside the source reached when they were trained; nothing for weights from elsewhere."""
+    folder = Path(trained.source.name)
+    if trained.weights is None or trained.weights != trained.source.weights:
+        return {}
+    if (folder / "metrics.json").is_file():
+        found: dict[str, float] = json.loads((folder / "metrics.json").read_text())
+        return found
+    if (folder / "log.jsonl").is_file():  # a run: its weights are those of the found network's first training
+        network = trained.source.document.get("architecture")
+        for line in (folder / "log.jsonl").read_text().splitlines():
+            event = json.loads(line) if '"final"' in line else {}
+            if event.get("role") == "found" and event["architecture"] == network:
+                own = ("validation.", "test.")
+                return {name: value for name, value in event["metrics"].items() if name.startswith(own)}
+    return {}
+
+
+def write_card(path: Path, trained: Trained, facts: Mapping[str, Any]) -> None:
+    """README.md: a model card with the metadata that model hubs read, and what a user must know."""
+    metrics = facts["metrics"]
+    head: dict[str, Any] = {
+        "tags": ["image-classification", "archloom"] + (["timm"] if facts["kind"] == "timm" else []),
+        "library_name": "timm" if facts["kind"] == "timm" else "archloom",
+        "pipeline_tag": "image-classification",
+    }
+    rows = [
+        ("input", f"`images`, float32, {' x '.join(map(str, facts['input']['shape']))}"),
+        ("output", f"`logits`, float32, {' x '.join(map(str, facts['output']['shape']))}"),
+        ("params", f"{facts['params']:,}"),
+        ("MACs", f"{facts['macs']:,} ({MACS})"),
+        *((name, f"{value:.4g}") for name, value in metrics.items()),
+    ]
+    source = facts["provenance"]
+    check = facts["check"]
+    text = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"# {facts['name']}",
+        "An image classifier, found, trained or exported with archloom.",
+        "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]),
+        "## Classes",
+        ", ".join(f"{number}: {name}" for number, name in enumerate(trained.classes))
+        if len(trained.classes) <= 100
+        else f"{len(trained.classes)} classes; their names are in config.json.",
+        "## Images",
+        _told_preprocessing(facts["preprocessing"]),
+        "## Check",
+        f"`{facts['file']}` was read back and compared with the network on {check['images']} images "
+        f"({check['of']}): its logits differ by at most {check['largest_difference']:.2g}.",
+        "## Where it is from",
+        ", ".join(
+            [f"source `{source['source']}`", source["date"]]
+            + [f"{key} {source[key]}" for key in ("seed", "commit") if source[key] is not None]
+        )
+        + "; "
+        + ", ".join(f"{name} {version}" for name, version in source["versions"].items())
+        + ".",
+        "## Licence",
+        "Of these weights: to be stated by whoever publishes them, as it depends on the data they were trained on. "
+        "Put it above, too: `license: ...`.",
+    ]
+    write_atomically(path, ("\n\n".join(text) + "\n").encode())
+
+
+def _told_preprocessing(told: Mapping[str, Any] | None) -> str:
+    if told is None:
+        return "The task does not say how images are made into inputs."
+    return "An image becomes an input by: " + ", ".join(f"{key} {value}" for key, value in told.items()) + "."
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _stored(source: str) -> Mapping[str, Any]:
+    """What a run or a training wrote down of itself."""
+    for name in ("training.yaml", "config.yaml"):
+        if (Path(source) / name).is_file():
+            found: Mapping[str, Any] = yaml.safe_load((Path(source) / name).read_text())
+            return found
+    return {}

@@ -1,0 +1,110 @@
+"""Whether a model, a task and a recipe fit one another: asked before a training, so that nothing is half done."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import ArchloomError, ConfigError
+from .model import check_loss, output_shape, where
+from .recipe import Recipe
+from .task import Split, Task
+
+
+def check_trainable(
+    loss: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    *,
+    watch: Split | None = "validation",
+    teacher: nn.Module | None = None,
+    shape: tuple[int, int, int] | None = None,
+) -> None:
+    """Refuse, with a ConfigError, what could not be trained with the loss of a model (see `Model`).
+
+    shape: (C, H, W) of the images, by default the task's. Nothing changes, and no data is read.
+    """
+    classes, shape = len(task.classes), shape or task.shape
+    if recipe.patience is not None and watch is None:
+        raise ConfigError(
+            "recipe: patience waits for a better validation accuracy, and no split is watched here"
+        )
+    if recipe.policy is not None:
+        _check_policy(task, recipe)
+    check_loss(loss, shape, classes)
+    if asking := [name for name in ("mixup", "cutmix", "label_smoothing") if getattr(recipe, name)]:
+        _check_soft(loss, asking, shape, classes)
+    if recipe.label_smoothing and getattr(loss, "label_smoothing", 0):
+        raise ConfigError(
+            f"labels would be smoothed twice: by the recipe ({recipe.label_smoothing}) and by the loss "
+            f"{type(loss).__name__} ({loss.label_smoothing}); keep one of them"
+        )
+    if recipe.teacher is not None and teacher is None:
+        raise ConfigError(
+            f"the recipe names the teacher '{recipe.teacher}', and no network was handed over for it; give "
+            "train(teacher=...) the network with its weights"
+        )
+    if teacher is not None:
+        _check_teacher(teacher, shape, classes)
+
+
+def soft(targets: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
+    """Labels (N,) or probabilities (N, classes) as probabilities, `smoothing` of each shared out evenly."""
+    rows = F.one_hot(targets, classes).float() if targets.ndim == 1 else targets
+    return rows * (1 - smoothing) + smoothing / classes
+
+
+def _check_policy(task: Task, recipe: Recipe) -> None:
+    name = next(n for n in ("autoaugment", "randaugment", "trivialaugment") if getattr(recipe, n))
+    if not getattr(task, "policies", False):
+        raise ConfigError(
+            f"recipe: {name} needs a task that puts a policy among its training transforms, and task '{task.name}' "
+            "does not; leave it out (erasing, mixup and cutmix work with every task), or choose another task"
+        )
+    if task.shape[0] not in (1, 3):
+        raise ConfigError(
+            f"recipe: {name} is for images of 1 or 3 channels; those of task '{task.name}' have {task.shape[0]}"
+        )
+
+
+def _check_soft(loss: nn.Module, asking: list[str], shape: tuple[int, int, int], classes: int) -> None:
+    """A loss takes probabilities where rows of zeros with a one give what the labels give."""
+    device = where(loss)
+    logits = torch.linspace(-1, 1, 2 * classes, device=device).reshape(2, classes)
+    labels = torch.tensor([0, classes - 1], device=device)
+    told = (
+        f"recipe: {' and '.join(asking)} give the loss probabilities (N, {classes}) instead of labels (N,), and "
+        f"{type(loss).__name__} does not take them"
+    )
+    way_out = "leave them out, or take a loss such as CrossEntropyLoss"
+    values = []
+    for targets in (labels, soft(labels, classes)):
+        tried: Any = copy.deepcopy(loss)  # it may count its calls
+        try:
+            with torch.no_grad():
+                if hasattr(tried, "see"):
+                    tried.see(torch.zeros(2, *shape, device=device))
+                values.append(tried(logits, targets))
+        except ArchloomError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{told} ({type(error).__name__}: {error}); {way_out}") from error
+    if values[1].shape != values[0].shape or not torch.allclose(values[0], values[1], rtol=1e-3, atol=1e-5):
+        raise ConfigError(f"{told}: of the same labels it makes another number; {way_out}")
+
+
+def _check_teacher(teacher: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
+    try:
+        found = output_shape(teacher, shape)
+    except Exception as error:
+        raise ConfigError(
+            f"the teacher {type(teacher).__name__} cannot take images of shape {tuple(shape)}: {error}"
+        ) from error
+    if found != (1, classes):
+        raise ConfigError(
+            f"the teacher gives {found} for one image, the network (1, {classes}); both must know the same classes"
+        )
