@@ -469,3 +469,12 @@ def test_the_documented_figures_are_those_on_record(name, least):
         told = f"| {names.get(row['name'], '`' + row['name'] + '`')} | {interval_text(row['tau'])} |"
         assert told in part, told
         assert f"| {interval_text(row['tau_top'])} |" in part
+
+
+def test_the_other_seeds_of_the_supernets_are_those_on_record():
+    names = ["rank_digits", "rank_digits_seed1", "rank_digits_seed2"]
+    by_seed = [json.loads((RESULTS / f"{name}.json").read_text())["rows"] for name in names]
+    text = (RESULTS.parent.parent / "docs" / "ranking.md").read_text()
+    for method in ("fbnet", "cream"):
+        rows = [next(row for row in each if row["name"].startswith(f"{method}: ")) for each in by_seed]
+        assert f"| `{method}` | {' | '.join(interval_text(row['tau']) for row in rows)} |" in text
