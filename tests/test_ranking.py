@@ -24,6 +24,7 @@ from archloom.estimator import INHERITED, STATIC, Metric
 from archloom.plugins import Host
 from archloom.ranking import parse_rank, rank, read_rank
 from archloom.ranking.agreement import agreement, kendall, precision, resampling, spearman
+from archloom.report.ranking import interval_text
 from archloom.testing import TinySpace, tiny_task
 
 # -- the figures ------------------------------------------------------------------------------------
@@ -381,6 +382,7 @@ def test_the_examples_of_record_can_be_read():
 
 PLUGIN = """
 import archloom
+from archloom.report.ranking import interval_text
 from archloom.testing import TinySpace, tiny_task
 from tests_ranking import Kernels, Truth
 
@@ -435,3 +437,44 @@ def test_the_command_prints_a_table_or_json(tmp_path, monkeypatch, capsys):
 def test_a_configuration_that_is_one_already_is_taken_as_it_is():
     config = parse_rank(BASE)
     assert parse_rank(config) is config
+
+
+# -- what is on record ------------------------------------------------------------------------------
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+
+
+def test_counting_macs_reaches_on_nas_bench_macro_what_is_known():
+    """0.56 over all 6,561 networks by the published FLOPs; a sample of 1,200 must be near."""
+    from archloom_tabular import MacroTable
+
+    table = MacroTable()
+    sample = np.random.default_rng(0).choice(6561, 1200, replace=False)
+    told = [table.figures(table.architectures()[i]) for i in sample]
+    x, y = (np.array([figures[name] for figures in told]) for name in ("macs.table", "accuracy.table"))
+    tau = kendall(x, y, resampling(1200, 0, np.random.default_rng(0)))[0]
+    assert tau == pytest.approx(kendalltau(x, y)[0], abs=1e-6)
+    assert 0.53 < tau < 0.60
+
+
+@pytest.mark.parametrize(("name", "least"), [("rank_macro", 300), ("rank_digits", 256)])
+def test_the_documented_figures_are_those_on_record(name, least):
+    document = json.loads((RESULTS / f"{name}.json").read_text())
+    assert document["networks"] >= least
+    text = (RESULTS.parent.parent / "docs" / "ranking.md").read_text().split("## What was seen")[1]
+    part = text.split("On **digits**")[name == "rank_digits"]
+    names = {"macs": "MACs", "fbnet: accuracy.inherited": "supernet by `fbnet`"}
+    names |= {"params": "params", "cream: accuracy.inherited": "supernet by `cream`"}
+    for row in document["rows"]:
+        told = f"| {names.get(row['name'], '`' + row['name'] + '`')} | {interval_text(row['tau'])} |"
+        assert told in part, told
+        assert f"| {interval_text(row['tau_top'])} |" in part
+
+
+def test_the_other_seeds_of_the_supernets_are_those_on_record():
+    names = ["rank_digits", "rank_digits_seed1", "rank_digits_seed2"]
+    by_seed = [json.loads((RESULTS / f"{name}.json").read_text())["rows"] for name in names]
+    text = (RESULTS.parent.parent / "docs" / "ranking.md").read_text()
+    for method in ("fbnet", "cream"):
+        rows = [next(row for row in each if row["name"].startswith(f"{method}: ")) for each in by_seed]
+        assert f"| `{method}` | {' | '.join(interval_text(row['tau']) for row in rows)} |" in text

@@ -179,4 +179,4 @@ def test_space_and_estimators_are_registered():
     host = Host(entry_points=False)
     host.add(archloom_tabular, "tabular", "archloom", "0")
     assert host.names("space") == ["nasbench_macro"]
-    assert host.names("estimator") == ["fbnet_device", "macro_table", "table"]
+    assert host.names("estimator") == ["digits_table", "fbnet_device", "macro_table", "table"]
