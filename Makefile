@@ -39,6 +39,10 @@ test: $(STAMP) lint
 bench: $(STAMP)
 	$(BIN)/python benchmarks/imagenet_supernet.py
 	$(BIN)/python benchmarks/cream_step.py
+	$(BIN)/python benchmarks/latency_check.py
+	$(BIN)/python benchmarks/trainer_overhead.py --output benchmarks/results
+	$(BIN)/python benchmarks/efficientnet_speed.py --output benchmarks/results
+	$(BIN)/archloom bench --quick --compile
 
 chaos: $(STAMP)
 	$(BIN)/python benchmarks/chaos.py

@@ -300,7 +300,14 @@ def test_killed_and_interrupted_from_outside_it_loses_nothing_and_leaves_nobody_
     command = [sys.executable, "-m", "archloom", "compare", str(config), "--folder", str(folder)]
 
     def until(count: int, how: int) -> tuple[int, str]:
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # where the tests themselves run in a shell's background, Ctrl-C is ignored and that is inherited
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         waited = time.monotonic()
         while not (folder / "runs.jsonl").exists() or len(runs(folder)) < count:
             assert process.poll() is None, process.stderr and process.stderr.read()
