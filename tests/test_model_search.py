@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import pytest
 from safetensors.torch import load_file
 
 import archloom
@@ -49,15 +50,25 @@ def register_components(register):
 '''
 
 
-def test_a_search_runs_with_the_head_and_the_loss_of_a_users_file(tmp_path):
+FBNET = {
+    "space": {"type": "fbnet", "stages": [[8, 2, 2]], "head_width": 12, "in_channels": 1},
+    "method": {"type": "fbnet", "epochs": 1, "warmup_epochs": 0, "batch_size": 16, "cost": "macs"},
+}
+CREAM = {
+    "space": {"type": "cream", "form": "small", "in_channels": 1, "stages": [[12, 2, 2]]},
+    "method": {"type": "cream", "epochs": 3, "batch_size": 16, "start_epoch": 0, "board": 3, "slices": 2},
+}
+
+
+@pytest.mark.parametrize(("searched", "width"), [(FBNET, 12), (CREAM, 160)], ids=["fbnet", "cream"])
+def test_a_search_runs_with_the_head_and_the_loss_of_a_users_file(tmp_path, searched, width):
     file = tmp_path / "my_parts.py"
     file.write_text(PARTS)
     host = Host(files=[file])
     result = archloom.search(
         {
-            "space": {"type": "fbnet", "stages": [[8, 2, 2]], "head_width": 12, "in_channels": 1},
+            **searched,
             "task": {"type": "digits", "train_size": 60},
-            "method": {"type": "fbnet", "epochs": 1, "warmup_epochs": 0, "batch_size": 16, "cost": "macs"},
             "estimators": ["macs", "inherited_accuracy"],
             "objectives": ["accuracy.inherited"],
             "model": {
@@ -78,7 +89,7 @@ def test_a_search_runs_with_the_head_and_the_loss_of_a_users_file(tmp_path):
     )  # 60 images in batches of 16: supernet and retraining ask it, and no other
     for name in ("inherited", "weights"):
         saved = load_file(result.folder / f"{name}.safetensors")
-        assert saved["head.vectors"].shape == (10, 12)
+        assert saved["head.vectors"].shape == (10, width)
         assert saved["neck.p"].shape == ()
     model = archloom.build(result.folder, host=host)
     archloom.load_weights(model, result.folder / "weights.safetensors")
