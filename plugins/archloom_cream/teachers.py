@@ -62,13 +62,15 @@ class Teachers:
         self.optimizer = torch.optim.SGD(self.theta, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
     def match(self, a: Architecture, board: Board, step: int) -> Match:
-        """The teacher of path `a`. m has a graph into the path's weights; into theta in the reference's form
-        alone, since theta is to lower the loss of held-out images and not that of the step."""
+        """The teacher of path `a`. m is a constant of the step: the path is to follow its teacher, and not to
+        make itself unlike it. In the reference's form m has a graph into the path's weights and into theta."""
         if self.pick == "top1":
             return Match(0, torch.tensor(TOP1_WEIGHT, device=self.probe.device), [])
+        joint = "joint" in self.reference and torch.is_grad_enabled()
         for parameter in self.theta:
-            parameter.requires_grad_("joint" in self.reference)
-        w = self.compare(a, board)
+            parameter.requires_grad_(joint)
+        with torch.set_grad_enabled(joint):
+            w = self.compare(a, board)
         means = self.ranks.average(w.detach())
         if not bool(means.isfinite().all()):
             raise SearchError(
