@@ -11,11 +11,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import ops
 
@@ -58,6 +60,7 @@ class Variant:
     call: Callable[[], Tensor]
     inputs: list[Tensor]
     saved: int = 0
+    own: tuple[bool, bool] = (False, False)
     forward: list[float] = field(default_factory=list)
     both: list[float] = field(default_factory=list)
 
@@ -221,11 +224,30 @@ def saved_bytes(call: Callable[[], Tensor]) -> int:
     return total
 
 
+class _Seen(TorchDispatchMode):
+    """Notes whether an operator of ours runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ours = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ours |= func.namespace == "archloom"
+        return func(*args, **(kwargs or {}))
+
+
+def _own(call: Callable[[], Any]) -> bool:
+    with _Seen() as seen:
+        call()
+    return seen.ours
+
+
 @dataclass(frozen=True)
 class Row:
     """A variant's figures in a case, in seconds; `spread` is the quartile distance over the median.
 
-    `least` is the fastest of all rounds: on a machine that others use too, the time without them.
+    `least` is the fastest of all rounds: on a machine that others use too, the time without them. `own` says
+    whether a kernel of ours ran, or the op left the work to PyTorch.
     """
 
     case: Case
@@ -242,6 +264,8 @@ class Row:
     copy: float
     least_forward: float
     least_both: float
+    own_forward: bool
+    own_both: bool
 
 
 def measure(case: Case, *, seconds: float = 2.0, compiled: bool = False) -> list[Row]:
@@ -257,6 +281,9 @@ def measure(case: Case, *, seconds: float = 2.0, compiled: bool = False) -> list
     grad = torch.randn_like(next(iter(found.values())).call())
     for variant in found.values():
         variant.saved = saved_bytes(variant.call)
+        with torch.no_grad():
+            forward = _own(variant.call)
+        variant.own = forward, _own(partial(_timed_both, variant, grad))
         _timed_both(variant, grad)
         _timed_forward(variant)
     begun, rounds = time.perf_counter(), 0
@@ -323,6 +350,8 @@ def _rows(case: Case, found: dict[str, Variant], rate: float) -> Iterator[Row]:
             copy=rate,
             least_forward=min(variant.forward),
             least_both=min(variant.both),
+            own_forward=variant.own[0],
+            own_both=variant.own[1],
         )
 
 

@@ -65,6 +65,8 @@ def table(rows: Iterable[Row]) -> str:
             ours = row.variant == "archloom"
             behind = ours and min(best_eager(group, both=False), best_eager(group, both=True)) < BEHIND
             name = ("**archloom**" if ours else row.variant) + (" (behind)" if behind else "")
+            if ours and not (row.own_forward and row.own_both):
+                name += f", {_left(row)} by PyTorch"
             shares = f"{row.bandwidth_forward:.0%} / {row.bandwidth_both:.0%}"
             lines.append(
                 f"| {row.case if ours else ''} | {name} "
@@ -74,6 +76,13 @@ def table(rows: Iterable[Row]) -> str:
                 f"| {shares} | {row.saved / row.case.bytes:.2f} S |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _left(row: Row) -> str:
+    """What the op leaves to PyTorch."""
+    if row.own_both:
+        return "forward"
+    return "f+b" if row.own_forward else "all"
 
 
 def picture(rows: Iterable[Row]) -> str:
@@ -107,7 +116,8 @@ def write(folder: Path, name: str, rows: Sequence[Row], environment: dict[str, A
         "json": json.dumps({"machine": environment, "rows": [asdict(row) for row in rows]}, indent=1) + "\n",
         "md": f"# {name}\n\n{head}\nRatio: time of the variant over time of the op, medians; spread: quartile"
         " distance over median. Memory: ideal bytes over time, as a share of what y.copy_(x) moves in the"
-        f" same run, forward / both. Saved: for the backward, in sizes of one tensor.\n\n{table(rows)}",
+        f" same run, forward / both. Saved: for the backward, in sizes of one tensor. By PyTorch: the op dispatches to"
+        " PyTorch's own there.\n\n{table(rows)}",
         "svg": picture(rows),
     }
     paths = [folder / f"{name}.{kind}" for kind in texts]

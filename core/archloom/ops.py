@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from . import kernels
@@ -38,20 +39,25 @@ def _within_caches(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.numel() * x.element_size() <= PAST_CACHES
 
 
+_ON_CPU = "cpu" in _DEVICES
+_transforming, _tracing = torch._C._are_functorch_transforms_active, torch._C._get_tracing_state
+
+
 def _compiled(x: Tensor) -> bool:
-    """Whether the compiled kernels take x."""
-    if x.device.type in _DEVICES:
-        # torch.func asks for derivatives of derivatives and batches of them: the references have all of that;
-        # an exported graph is run where these operators may be unknown
-        return x.dtype in _DTYPES and not (torch._C._are_functorch_transforms_active() or _exporting())
+    """Whether the compiled kernels take x. Asked for every call: each line of it is a tenth of a small op."""
+    if (_ON_CPU and x.is_cpu) or x.device.type in _DEVICES:
+        # torch.func and forward-mode derivatives ask for more than these operators have: the references have
+        # all of that; an exported graph is run where the operators may be unknown
+        return not (
+            x.dtype not in _DTYPES
+            or _transforming()
+            or forward_ad._current_level >= 0
+            or _tracing() is not None
+            or torch.compiler.is_exporting()
+        )
     if not _DEVICES and not torch.compiler.is_compiling():
         kernels.say_fallback()
     return False
-
-
-def _exporting() -> bool:
-    """Whether a graph is being made that runs elsewhere: by torch.export, for ONNX, or by torch.jit.trace."""
-    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def swish_ref(x: Tensor) -> Tensor:
@@ -60,7 +66,7 @@ def swish_ref(x: Tensor) -> Tensor:
 
 def swish(x: Tensor) -> Tensor:
     """x * sigmoid(x), any shape; saves x alone for the backward, and can be differentiated twice."""
-    if not _compiled(x) or x.numel() < SMALL:
+    if x.numel() < SMALL or not _compiled(x):
         return swish_ref(x)
     return compiled.swish(x)
 
