@@ -102,6 +102,8 @@ def test_a_training_killed_in_the_midst_of_an_epoch_goes_on_to_the_bit(tmp_path)
         f"""
         import itertools, os, signal, sys
         from pathlib import Path
+        import torch
+        torch.set_num_threads(1)  # as the tests have it: sums depend on it
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from torch.optim.optimizer import register_optimizer_step_post_hook
         import test_recipe_training as here

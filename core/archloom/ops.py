@@ -66,7 +66,7 @@ def swish_ref(x: Tensor) -> Tensor:
 
 def swish(x: Tensor) -> Tensor:
     """x * sigmoid(x), any shape; saves x alone for the backward, and can be differentiated twice."""
-    if x.numel() < SMALL or not _compiled(x):
+    if not _compiled(x) or x.numel() < SMALL:
         return swish_ref(x)
     return compiled.swish(x)
 
