@@ -73,7 +73,7 @@ def main(units: int) -> None:
             path = Path(folder) / f"{len(found)}.pt"
             command = [sys.executable, __file__, str(units), str(path)]
             subprocess.run(command, env={**os.environ, **variables}, check=True)
-            found[name] = torch.load(path)
+            found[name] = torch.load(path, weights_only=True)
     rows = []
     for position, (label, base) in enumerate(found["references"]):
         row = {"after": label}

@@ -172,7 +172,7 @@ class _Session:
         return self.ranks.broadcast_object(value)
 
     def run(self) -> Result:
-        with _threads(self.config.threads):
+        with cpu_threads(self.config.threads):
             return self._run_here()
 
     def _run_here(self) -> Result:
@@ -480,7 +480,7 @@ def _tensors(source: Model | Mapping[str, torch.Tensor]) -> bytes:
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def cpu_threads(number: int | None) -> Iterator[None]:
     """PyTorch's CPU threads inside the block; None: as they are."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)

@@ -26,7 +26,7 @@ from ..randomness import derive_seed, python_rng
 from ..ranks import Ranks
 from ..report import write_ranking
 from ..run import Log, write_atomically, write_json
-from ..session import _threads
+from ..session import cpu_threads
 from .agreement import agreement
 from .config import RankConfig, as_rank
 from .plan import BASELINES, Plan, Predictor, make_plan
@@ -60,7 +60,7 @@ def rank(
     checked = as_rank(config)
     plan = make_plan(checked, host or Host(checked.plugins))
     fresh = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{checked.space.type}-rank"
-    with _threads(checked.threads):
+    with cpu_threads(checked.threads):
         study = _Study(plan, fresh if folder is None else Path(folder), notify)
         with closing(study.log):
             return study.run()
