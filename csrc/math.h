@@ -1,7 +1,7 @@
 // The mathematics of every operation, once: V is a scalar or a vector of them, on the host or the device.
 //
-// `exp_saturating` and `reciprocal` are found by argument-dependent lookup for vectors and defined here for
-// scalars. No include guard: a function is compiled for the instruction set that holds where it is written, so each of the CPU's
+// `exp_minus` is found by argument-dependent lookup for vectors and defined here for scalars. No include guard:
+// a function is compiled for the instruction set that holds where it is written, so each of the CPU's
 // sets includes this file anew, into its own namespace. Elsewhere the namespace is `scalar`.
 #if defined(ARCHLOOM_ISA)
 #define ARCHLOOM_MATH ARCHLOOM_ISA
@@ -16,22 +16,21 @@
 namespace archloom {
 namespace ARCHLOOM_MATH {
 
-ARCHLOOM_HD float exp_saturating(float x) { return expf(x); }
-ARCHLOOM_HD double exp_saturating(double x) { return exp(x); }
+// e^-x, made for 1 + e^-x: a vector may stop at the smallest normal number.
+ARCHLOOM_HD float exp_minus(float x) { return expf(-x); }
+ARCHLOOM_HD double exp_minus(double x) { return exp(-x); }
 
-ARCHLOOM_HD float reciprocal(float x) { return 1.0f / x; }
-ARCHLOOM_HD double reciprocal(double x) { return 1.0 / x; }
-
-// sigma(x) = 1 / (1 + e^-x)
+// sigma(x) = 1 / (1 + e^-x). Divisions rather than reciprocals with a Newton step: processors have a unit for them
+// that nothing else here keeps busy.
 template <class V>
 ARCHLOOM_HD V sigmoid(V x) {
-  return reciprocal(V(1) + exp_saturating(-x));
+  return V(1) / (V(1) + exp_minus(x));
 }
 
-// swish(x) = x sigma(x); NaN at -infinity, which is -infinity * 0.
+// swish(x) = x sigma(x); NaN at -infinity, which is -infinity / infinity.
 template <class V>
 ARCHLOOM_HD V swish(V x) {
-  return x * sigmoid(x);
+  return x / (V(1) + exp_minus(x));
 }
 
 // swish'(x) = sigma(x) (1 + x (1 - sigma(x)))

@@ -20,6 +20,13 @@ BEHIND = 0.95
 """A row whose ratio to the best eager variant is below this is marked in the table."""
 
 
+_LEGEND = (
+    "Ratio: time of the variant over time of the op, medians; spread: quartile distance over median. "
+    "Memory: ideal bytes over time, as a share of what y.copy_(x) moves in the same run, forward / both. "
+    "Saved: for the backward, in sizes of one tensor. By PyTorch: what the op dispatches to PyTorch's own."
+)
+
+
 def machine(allocator: str) -> dict[str, Any]:
     """Processor, threads, instruction set, versions and date; `allocator` as `keep_freed_memory` said it."""
     names = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
@@ -114,10 +121,7 @@ def write(folder: Path, name: str, rows: Sequence[Row], environment: dict[str, A
     head = "".join(f"- {key}: {value}\n" for key, value in environment.items())
     texts = {
         "json": json.dumps({"machine": environment, "rows": [asdict(row) for row in rows]}, indent=1) + "\n",
-        "md": f"# {name}\n\n{head}\nRatio: time of the variant over time of the op, medians; spread: quartile"
-        " distance over median. Memory: ideal bytes over time, as a share of what y.copy_(x) moves in the"
-        f" same run, forward / both. Saved: for the backward, in sizes of one tensor. By PyTorch: the op dispatches to"
-        " PyTorch's own there.\n\n{table(rows)}",
+        "md": f"# {name}\n\n{head}\n{_LEGEND}\n\n{table(rows)}",
         "svg": picture(rows),
     }
     paths = [folder / f"{name}.{kind}" for kind in texts]

@@ -71,16 +71,22 @@ def swish(x: Tensor) -> Tensor:
     return compiled.swish(x)
 
 
-def _keep_scale(x: Tensor, p: float, generator: torch.Generator | None, *ones: int) -> Tensor:
+def _keep_scale(
+    x: Tensor, p: float, generator: torch.Generator | None, dtype: torch.dtype, *ones: int
+) -> Tensor:
     """One factor per sample, (N, *ones): 0 with probability p, else 1 / (1 - p).
 
     Drawn where the generator lives (a CPU generator gives every device the same), else on x's device.
     """
     at = x.device if generator is None else generator.device
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     scale = torch.empty((x.shape[0], *ones), device=at, dtype=dtype)
     scale.bernoulli_(1 - p, generator=generator).div_(1 - p)
     return scale if generator is None else scale.to(x.device)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """What x is computed in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _check_probability(p: float) -> None:
@@ -90,8 +96,7 @@ def _check_probability(p: float) -> None:
 
 def _per_sample(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
     """The factors in x's dtype, in a shape that broadcasts over x."""
-    scale = _keep_scale(x, p, generator, *(1,) * (x.dim() - 1))
-    return scale if scale.dtype == x.dtype else scale.to(x.dtype)
+    return _keep_scale(x, p, generator, x.dtype, *(1,) * (x.dim() - 1))
 
 
 def drop_connect_ref(x: Tensor, p: float, training: bool, generator: torch.Generator | None = None) -> Tensor:
@@ -111,7 +116,7 @@ def drop_connect(x: Tensor, p: float, training: bool, generator: torch.Generator
     _check_probability(p)
     if not training or p in (0, 1) or x.device.type == "cpu" or not _compiled(x):
         return drop_connect_ref(x, p, training, generator)
-    return compiled.drop_connect(x, _keep_scale(x, p, generator))
+    return compiled.drop_connect(x, _keep_scale(x, p, generator, _compute_dtype(x)))
 
 
 def drop_connect_add_ref(
@@ -144,7 +149,7 @@ def drop_connect_add(
         )  # PyTorch's own single pass; saves the factors
     if x.numel() < SMALL or not _compiled(x):
         return drop_connect_add_ref(x, skip, p, training, generator)
-    return compiled.drop_connect_add(x, skip, _keep_scale(x, p, generator))
+    return compiled.drop_connect_add(x, skip, _keep_scale(x, p, generator, _compute_dtype(x)))
 
 
 def mixed_sum_ref(xs: Sequence[Tensor | None], weights: Tensor) -> Tensor:
@@ -197,7 +202,7 @@ def _takes(xs: Sequence[Tensor]) -> bool:
 
 def _beside(weights: Tensor, x: Tensor) -> Tensor:
     """Weights on x's device and in the type that x is computed in."""
-    return weights.to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return weights.to(x.device, _compute_dtype(x))
 
 
 def bn_mixed_sum_ref(
@@ -298,13 +303,12 @@ def scale_gate(x: Tensor, s: Tensor) -> Tensor:
 
     Saves x and s, and computes the gate again in the backward.
     """
-    sizes, gates = x.shape, s.shape
-    if len(sizes) < 2 or gates[:2] != sizes[:2] or gates[2:].numel() != 1:
+    if x.dim() < 2 or s.dim() < 2 or s.numel() != (of := x.shape)[0] * of[1] or s.shape[:2] != of[:2]:
         raise ValueError(
-            f"scale_gate: x of shape {tuple(sizes)} needs s of shape (N, C) or (N, C, 1, ...), not {tuple(gates)}"
+            f"scale_gate: x of shape {tuple(x.shape)} needs s of shape (N, C) or (N, C, 1, ...), not {tuple(s.shape)}"
         )
     # on the CPU the forward is one product, bound by memory however it is written; the backward is not
-    forward_only = not torch.is_grad_enabled() and x.device.type == "cpu"
+    forward_only = x.is_cpu and not torch.is_grad_enabled()
     if forward_only or x.numel() < SMALL_GATE or s.device != x.device or not _compiled(x):
         return scale_gate_ref(x, s)
     return compiled.scale_gate(x, s)

@@ -51,7 +51,8 @@ struct Rows {
     }
     rows /= fold;
     const Index work = rows * channels * p.count;
-    const Index tasks = std::clamp<Index>(work >> 19, 2, 64);
+    Index tasks = 2;  // a power of two, which divides evenly among most numbers of threads
+    while (tasks < 64 && work / tasks > (1 << 18)) tasks *= 2;
     block = std::max<Index>(32, (rows + tasks - 1) / tasks);
     block = (block + 31) / 32 * 32;
   }

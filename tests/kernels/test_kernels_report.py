@@ -1,0 +1,122 @@
+"""What `archloom bench` measures and leaves behind."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from archloom import kernels, kernels_report
+from archloom.cli import app
+from archloom.commands.bench import bench
+from archloom.errors import ConfigError
+from archloom.kernels_bench import Case, Row, cases, measure, traffic
+
+SMALL = Case("swish", (2, 3, 5, 4))
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    if not kernels.status().native:
+        pytest.skip(f"no compiled kernels: {kernels.status().reasons['cpu']}")
+    return measure(SMALL, seconds=0.01)
+
+
+def test_the_first_row_is_the_op_and_ratios_are_times_of_the_others_over_its_own(rows: list[Row]) -> None:
+    assert [row.variant for row in rows] == ["archloom", "F.silu", "x*sigmoid(x)"]
+    assert rows[0].ratio_forward == rows[0].ratio_both == 1
+    for row in rows:
+        assert row.ratio_forward == pytest.approx(row.forward / rows[0].forward)
+        assert row.ratio_both == pytest.approx(row.both / rows[0].both)
+        assert row.least_forward <= row.forward
+        moved = traffic(SMALL)[0] * 2 * 3 * 5 * 4 * 4
+        assert row.bandwidth_forward == pytest.approx(moved / row.forward / row.copy)
+
+
+def test_saved_bytes_are_those_of_the_tensors_that_wait_for_the_backward(rows: list[Row]) -> None:
+    saved = {row.variant: row.saved / SMALL.bytes for row in rows}
+    assert saved == {"archloom": 1, "F.silu": 1, "x*sigmoid(x)": 2}
+
+
+def test_the_written_page_holds_every_variant_of_every_case(rows: list[Row], tmp_path: Path) -> None:
+    other = [replace(row, case=replace(SMALL, dtype="bfloat16")) for row in rows]
+    machine = kernels_report.machine("default")
+    paths = kernels_report.write(tmp_path, "small", rows + other, machine)
+    assert [path.name for path in paths] == ["small.json", "small.md", "small.svg"]
+
+    page = (tmp_path / "small.md").read_text()
+    assert torch.__version__ in page
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    assert len(lines) == 1 + 6  # the head, and three variants of two cases
+    assert sum("swish (2, 3, 5, 4) float32" in line for line in lines) == 1
+    assert sum("F.silu" in line for line in lines) == 2
+    assert "{" not in page
+
+    stored = json.loads((tmp_path / "small.json").read_text())
+    assert stored["machine"] == machine
+    assert [row["variant"] for row in stored["rows"]] == [row.variant for row in rows + other]
+
+
+def test_the_picture_has_a_bar_for_each_case_as_long_as_its_ratio(rows: list[Row]) -> None:
+    fast = [replace(rows[0]), *(replace(row, ratio_both=3.0) for row in rows[1:])]
+    slow = [
+        replace(row, case=replace(SMALL, dtype="bfloat16"), ratio_both=0.5 if i else 1.0)
+        for i, row in enumerate(rows)
+    ]
+    tree = ET.fromstring(kernels_report.picture(fast + slow))
+    bars = [bar for bar in tree.iter("{http://www.w3.org/2000/svg}rect") if bar.get("x")]
+    assert len(bars) == 2
+    assert float(bars[0].get("width", 0)) == pytest.approx(6 * float(bars[1].get("width", 0)), rel=0.02)
+    assert bars[0].get("fill") != bars[1].get("fill")
+
+
+def test_the_table_marks_a_row_that_is_behind_the_best_eager_variant(rows: list[Row]) -> None:
+    ahead = [replace(rows[0], own_forward=True, own_both=True)]
+    ahead += [replace(row, ratio_forward=1.1, ratio_both=1.1) for row in rows[1:]]
+    behind = [ahead[0], replace(ahead[1], ratio_both=0.9), ahead[2]]
+    assert "behind" not in kernels_report.table(ahead)
+    assert "**archloom** (behind)" in kernels_report.table(behind)
+
+
+@pytest.mark.parametrize(
+    ("forward", "both", "said"),
+    [(False, False, "all by PyTorch"), (False, True, "forward by PyTorch"), (True, True, None)],
+)
+def test_the_table_says_what_an_op_leaves_to_pytorch(
+    rows: list[Row], forward: bool, both: bool, said: str | None
+) -> None:
+    table = kernels_report.table([replace(rows[0], own_forward=forward, own_both=both), *rows[1:]])
+    assert said in table if said else "by PyTorch" not in table
+
+
+def test_the_whole_table_has_each_op_dtype_layout_and_number_of_candidates() -> None:
+    whole = list(cases())
+    assert {case.op for case in whole} == set(kernels.OPERATIONS)
+    for op in kernels.OPERATIONS:
+        mine = [case for case in whole if case.op == op]
+        assert {case.dtype for case in mine} == {"float32", "bfloat16"}
+        assert {case.layout for case in mine} == {"contiguous", "channels_last"}
+        assert {case.n for case in mine} == ({4, 9, 20} if "mixed" in op else {1})
+        assert min(case.bytes for case in mine) <= 1 << 20
+        assert max(case.bytes for case in mine) >= (50 << 20 if "mixed" in op else 140 << 20)
+
+
+def test_the_command_leaves_table_picture_and_figures(rows: list[Row], tmp_path: Path) -> None:
+    told = ["--default-allocator", "bench", "drop_connect", "--quick", "--seconds", "0.01"]
+    result = CliRunner().invoke(app, [*told, "--out", str(tmp_path), "--name", "here"])
+    assert result.exit_code == 0, result.output
+    assert "instruction_set" in result.output
+    page = (tmp_path / "here.md").read_text()
+    assert page.count("drop_connect (") == 4
+    assert "stochastic_depth" in page
+
+
+def test_an_unknown_operation_is_refused_with_the_known_ones(rows: list[Row], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no operation swihs; known: swish, "):
+        bench(["swihs"], folder=tmp_path)
+    assert not list(tmp_path.iterdir())
