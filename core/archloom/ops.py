@@ -30,13 +30,14 @@ SMALL_GATE = 1 << 20
 """The same for `scale_gate`, of which only the backward gains."""
 
 PAST_CACHES = 32 << 20
-"""Bytes of a result beyond which the CPU kernels write past the caches, and gain by it over PyTorch's."""
+"""Bytes touched beyond which the CPU kernels write their results past the caches, and gain by it."""
 
 _EXACT = frozenset((torch.float32, torch.float64))
 
 
-def _within_caches(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.numel() * x.element_size() <= PAST_CACHES
+def _within_caches(tensors: int, x: Tensor) -> bool:
+    """Whether what an op on the CPU touches, so many tensors of x's size, fits the caches."""
+    return x.device.type == "cpu" and tensors * x.numel() * x.element_size() <= PAST_CACHES
 
 
 _ON_CPU = "cpu" in _DEVICES
@@ -143,7 +144,7 @@ def drop_connect_add(
         )
     if not training or p in (0, 1) or x.dtype != skip.dtype or x.device != skip.device:
         return drop_connect_add_ref(x, skip, p, training, generator)
-    if x.dtype in _EXACT and (x.numel() < SMALL or _within_caches(x)):
+    if x.dtype in _EXACT and (x.numel() < SMALL or _within_caches(3, x)):
         return torch.addcmul(
             skip, x, _per_sample(x, p, generator)
         )  # PyTorch's own single pass; saves the factors
@@ -191,8 +192,11 @@ def _run(xs: Sequence[Tensor | None], weights: Tensor) -> tuple[list[Tensor], Te
 
 def _agree(xs: Sequence[Tensor]) -> bool:
     """Whether all have one shape, dtype and device; anything else is left to PyTorch's promotion or error."""
-    first = xs[0]
-    return all(x.shape == first.shape and x.dtype == first.dtype and x.device == first.device for x in xs)
+    shape, dtype, device = xs[0].shape, xs[0].dtype, xs[0].device
+    for x in xs:  # noqa: SIM110 - a generator takes a microsecond more
+        if x.shape != shape or x.dtype != dtype or x.device != device:
+            return False
+    return True
 
 
 def _takes(xs: Sequence[Tensor]) -> bool:
@@ -303,9 +307,11 @@ def scale_gate(x: Tensor, s: Tensor) -> Tensor:
 
     Saves x and s, and computes the gate again in the backward.
     """
-    if x.dim() < 2 or s.dim() < 2 or s.numel() != (of := x.shape)[0] * of[1] or s.shape[:2] != of[:2]:
+    sizes, gates = x.shape, s.shape
+    fits = len(sizes) > 1 and len(gates) > 1 and gates[0] == sizes[0] and gates[1] == sizes[1]
+    if not fits or s.numel() != sizes[0] * sizes[1]:
         raise ValueError(
-            f"scale_gate: x of shape {tuple(x.shape)} needs s of shape (N, C) or (N, C, 1, ...), not {tuple(s.shape)}"
+            f"scale_gate: x of shape {tuple(sizes)} needs s of shape (N, C) or (N, C, 1, ...), not {tuple(gates)}"
         )
     # on the CPU the forward is one product, bound by memory however it is written; the backward is not
     forward_only = x.is_cpu and not torch.is_grad_enabled()

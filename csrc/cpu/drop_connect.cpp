@@ -11,7 +11,7 @@ void scale_rows(Dtype dtype, Tensor& y, const Tensor& x, const Tensor* skip, con
   const Index row = n / Index(scale.size());
   const void *in = x.const_data_ptr(), *add = skip ? skip->const_data_ptr() : nullptr;
   void* out = y.mutable_data_ptr();
-  const bool stream = exceeds_caches(n * bytes_of(dtype));
+  const bool stream = exceeds_caches(skip ? 3 : 2, n * bytes_of(dtype));
   each_range(n, grain, [&](Index begin, Index end) {
     for (Index i = begin; i < end;) {
       const Index b = i / row, stop = std::min(end, (b + 1) * row);

@@ -20,9 +20,11 @@ void each_range(Index n, Index least, F f) {
   });
 }
 
-// Whether results of so many bytes are written past the caches: little of it would still be there when read.
-// 32 MB is what the cores of one die share on most machines; what glibc reports is a whole socket's sum.
-inline bool exceeds_caches(Index bytes) { return bytes > (Index(32) << 20); }
+// Whether an operation that touches `tensors` times so many bytes writes its result past the caches. It spares
+// reading every line that is to be overwritten, and the operation and the result's reader together take less time
+// from where all that is touched does not fit; below that, more. 32 MB is what the cores of one die share on most
+// machines; what glibc reports is a whole socket's sum.
+inline bool exceeds_caches(Index tensors, Index bytes) { return tensors * bytes > (Index(32) << 20); }
 
 inline const void* at(const void* p, Index element, Dtype dtype) {
   return static_cast<const char*>(p) + element * bytes_of(dtype);

@@ -13,7 +13,7 @@ Tensor mixed_sum(Tensors xs, const Tensor& weights) {
   const std::vector<const void*> in = inputs(dense);
   const std::vector<double> w = doubles(weights);
   void* out = y.mutable_data_ptr();
-  const bool stream = exceeds_caches(y.numel() * bytes_of(dtype));
+  const bool stream = exceeds_caches(count + 1, y.numel() * bytes_of(dtype));
   each_range(y.numel(), std::max<Index>(grain / count, 4096), [&](Index begin, Index end) {
     kernels().mixed_sum(dtype, out, in.data(), w.data(), count, begin, end, stream);
   });
@@ -44,7 +44,7 @@ std::tuple<Tensors, Tensor> mixed_sum_backward(
   const Index chunks = (n + chunk - 1) / chunk;
   std::vector<double> partial(want_weights ? chunks * count : 0);
   const void* gp = g.const_data_ptr();
-  const bool stream = want_xs && exceeds_caches(count * n * bytes_of(dtype));
+  const bool stream = want_xs && exceeds_caches(2 * count + 1, n * bytes_of(dtype));
   torch::stable::parallel_for(0, chunks, 2, [&](Index first, Index last) {
     for (Index c = first; c < last; ++c)
       kernels().mixed_sum_backward(

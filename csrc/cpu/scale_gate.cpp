@@ -27,7 +27,7 @@ Tensor scale_gate(const Tensor& x, const Tensor& s) {
   const Extent e = extent_of(dense);
   const void* in = dense.const_data_ptr();
   void* out = y.mutable_data_ptr();
-  const bool stream = exceeds_caches(y.numel() * bytes_of(dtype));
+  const bool stream = exceeds_caches(2, y.numel() * bytes_of(dtype));
   if (e.inner > 1) {  // every plane has a factor of its own
     const Index planes = e.outer * e.channels;
     torch::stable::parallel_for(0, planes, std::max<Index>(1, grain / e.inner), [&](Index c0, Index c1) {

@@ -10,7 +10,7 @@ Tensor swish(const Tensor& x) {
   const Tensor dense = laid_out_like(x, y);
   const void* in = dense.const_data_ptr();
   void* out = y.mutable_data_ptr();
-  const bool stream = exceeds_caches(y.numel() * bytes_of(dtype));
+  const bool stream = exceeds_caches(2, y.numel() * bytes_of(dtype));
   each_range(y.numel(), grain, [&](Index begin, Index end) {
     kernels().swish(dtype, at(out, begin, dtype), at(in, begin, dtype), end - begin, stream);
   });
@@ -24,7 +24,7 @@ Tensor swish_backward(const Tensor& grad, const Tensor& x) {
   const Tensor dense = laid_out_like(x, dx), dense_grad = laid_out_like(grad, dx);
   const void *in = dense.const_data_ptr(), *g = dense_grad.const_data_ptr();
   void* out = dx.mutable_data_ptr();
-  const bool stream = exceeds_caches(dx.numel() * bytes_of(dtype));
+  const bool stream = exceeds_caches(3, dx.numel() * bytes_of(dtype));
   each_range(dx.numel(), grain, [&](Index begin, Index end) {
     kernels().swish_backward(
         dtype, at(out, begin, dtype), at(g, begin, dtype), at(in, begin, dtype), end - begin, stream);
