@@ -100,7 +100,8 @@ void forward_planes(const Problem& p, const Parameters& q, void* y, double* mean
         b[c - c0] += shift;
       }
     }
-    kernels().affine_planes(p.dtype, y, p.xs.data(), p.count, planes, c0, c1, a.data(), b.data(), p.swish, p.stream_forward());
+    kernels().affine_planes(p.dtype, y, p.xs.data(), p.count, planes, c0, c1, a.data(), b.data(), p.swish,
+        p.stream_forward());
   });
 }
 

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiled import needs_kernels
 
 import archloom.errors
 from archloom import kernels
-from conftest import needs_kernels
 
 SOURCES = Path(archloom.__file__).parent
 CSRC = SOURCES.parents[1] / "csrc"

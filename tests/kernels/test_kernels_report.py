@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiled import WHY
 from typer.testing import CliRunner
 
 from archloom import kernels
@@ -24,7 +25,7 @@ SMALL = Case("swish", (2, 3, 5, 4))
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
     if not kernels.status().native:
-        pytest.skip(f"no compiled kernels: {kernels.status().reasons['cpu']}")
+        pytest.skip(WHY)
     return measure(SMALL, seconds=0.01)
 
 

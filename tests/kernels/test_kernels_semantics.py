@@ -7,12 +7,12 @@ import math
 
 import pytest
 import torch
+from compiled import needs_kernels
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archloom import ops
 from archloom.kernels import bench
-from conftest import needs_kernels
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
