@@ -122,3 +122,16 @@ def test_an_unknown_operation_is_refused_with_the_known_ones(rows: list[Row], tm
     with pytest.raises(ConfigError, match="no operation swihs; known: swish, "):
         bench(["swihs"], folder=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("op", kernels.OPERATIONS)
+def test_what_the_information_says_runs_is_what_runs(rows: list[Row], op: str) -> None:
+    case = Case(op, (16, 96, 56, 56), n=2 if "mixed" in op else 1)
+    own = measure(case, seconds=0.01)[0]
+    said = kernels.info()["operations"][op]
+    if own.own_forward:
+        assert said.startswith("compiled")
+    elif own.own_both:
+        assert said.startswith("forward PyTorch's product, backward compiled (cpu)")
+    else:
+        assert said.startswith("PyTorch's product (cpu)")

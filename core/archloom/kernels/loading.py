@@ -29,6 +29,13 @@ OPERATIONS = (
     "scale_gate",
 )
 
+ON_THE_CPU = {
+    "drop_connect": "PyTorch's product (cpu)",
+    "drop_connect_add": "compiled; float32 and float64 within the caches: torch.addcmul (cpu)",
+    "scale_gate": "forward PyTorch's product, backward compiled (cpu)",
+}
+"""What the ops leave to PyTorch on the CPU because it is as fast, beside small tensors (`archloom.ops.SMALL`)."""
+
 
 @dataclass(frozen=True)
 class Status:
@@ -194,8 +201,13 @@ def info() -> dict[str, Any]:
     shown: dict[str, Any] = {"mode": state.mode, "devices": sorted(state.devices), "reasons": state.reasons}
     if state.native:
         shown |= {"instruction_set": instruction_set(), "instruction_sets": instruction_sets()}
-    real = [device for device in ("cpu", "cuda") if device in state.devices]
-    implementation = f"compiled ({', '.join(real)})" if real else "reference"
-    shown["operations"] = dict.fromkeys(OPERATIONS, implementation)
+    shown["operations"] = {op: ", ".join(_runs(op, state)) for op in OPERATIONS}
     shown["build"] = build_info()
     return shown
+
+
+def _runs(op: str, state: Status) -> list[str]:
+    if not state.native:
+        return ["reference"]
+    found = [ON_THE_CPU.get(op, "compiled (cpu)")]
+    return [*found, "compiled (cuda)"] if "cuda" in state.devices else found
