@@ -15,8 +15,8 @@ CORE, PLUGINS = ROOT / "core" / "archloom", ROOT / "plugins"
 
 ROWS = [  # from the bottom up; a module imports from its own row and from those below
     "randomness trial errors architecture ops kernels kernels_torch ranks losses augmentation",
-    "cost latency model steps space supernet task run recipe kernels_bench kernels_report",
-    "strategy estimator objective optimization trainable training",
+    "cost latency model steps space supernet task run kernels_bench kernels_report",
+    "strategy estimator objective training",
     "hypervolume",
     "report",
     "engine measuring fitting verdict",
