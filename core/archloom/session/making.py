@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..engine import Executor, Limits, Search
+from ..engine import Limits, Search
 from ..errors import ConfigError
 from ..estimator import Context
-from ..measuring import Here, Measurer
+from ..measuring import Executor, Here, Measurer
 from ..model import Model
 from ..randomness import python_rng
 from ..ranks import Ranks
