@@ -1,10 +1,13 @@
 """How a network is trained and judged. One trainer for every network that archloom trains alone.
 
-recipe.py         how: plain numbers              loop.py        `train`, epoch after epoch
-optimization.py   what moves the weights          trainer.py     what one epoch does
-trainable.py      whether model, task and         checkpoint.py  what is kept, to go on to the bit
-                  recipe fit one another          scoring.py     accuracy and loss
-precision.py      the type of the numbers
+recipe.py        how it is trained: plain numbers
+trainable.py     whether model, task and recipe fit one another
+loop.py          `train`: epoch after epoch
+trainer.py       what one epoch does
+optimization.py  what moves the weights
+precision.py     the type of the numbers
+scoring.py       accuracy and loss
+checkpoint.py    what is kept, so that a training goes on to the bit
 """
 
 from .loop import Epoch, train
