@@ -14,8 +14,9 @@ ROOT = Path(__file__).parent.parent
 CORE, PLUGINS = ROOT / "core" / "archloom", ROOT / "plugins"
 
 ROWS = [  # from the bottom up; a module imports from its own row and from those below
-    "randomness trial errors architecture ops kernels kernels_torch ranks losses augmentation",
-    "cost latency model steps space supernet task run kernels_bench kernels_report",
+    # package.module is a part of a package that stands above the rest of it
+    "randomness trial errors architecture ops kernels ranks losses augmentation",
+    "cost latency model steps space supernet task run kernels.bench kernels.report",
     "strategy estimator objective training",
     "hypervolume",
     "report",
@@ -25,15 +26,26 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "teacher",
     "session ranking retraining trained",
     "comparing latency_check",
-    "images prediction exporting timm_models",
-    "evaluation drawing",
-    "evaluation_page looking",
+    "exporting timm_models",
+    "judging",
     "console",
     "commands",
     "cli __main__",
 ]
 ROW = {module: number for number, row in enumerate(ROWS) for module in row.split()}
-MODULES = sorted({path.relative_to(CORE).parts[0].removesuffix(".py") for path in CORE.rglob("*.py")})
+
+
+def placed(*parts: str) -> str:
+    """The name that stands in the rows for the module of these parts: its own, or its package's."""
+    own = ".".join(parts[:2])
+    return own if own in ROW else parts[0]
+
+
+def module_of(path: Path) -> str:
+    return placed(*path.relative_to(CORE).with_suffix("").parts)
+
+
+MODULES = sorted({module_of(path) for path in CORE.rglob("*.py")})
 PACKAGES = sorted(path.name for path in PLUGINS.iterdir() if (path / "__init__.py").exists())
 
 
@@ -56,20 +68,17 @@ def imports(path: Path, *, at_run_time: bool = False) -> Iterator[str]:
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             full = ".".join(filter(None, (base, node.module)))
             yield full
-            if node.module is None or full in ("archloom", *PACKAGES):
-                yield from (f"{full}.{alias.name}" for alias in node.names)
+            yield from (f"{full}.{alias.name}" for alias in node.names)
 
 
 def files(module: str) -> list[Path]:
-    """A module's file, or all files of a package."""
-    return (
-        [CORE / f"{module}.py"] if (CORE / f"{module}.py").exists() else sorted((CORE / module).rglob("*.py"))
-    )
+    """A module's file, or all files of a package that have no row of their own."""
+    return sorted(path for path in CORE.rglob("*.py") if module_of(path) == module)
 
 
 def core_imports(module: str, **options: bool) -> set[str]:
     names = {name for file in files(module) for name in imports(file, **options)}
-    found = {name.split(".")[1] for name in names if name.startswith("archloom.")}
+    found = {placed(*name.split(".")[1:]) for name in names if name.startswith("archloom.")}
     return found & set(MODULES) - {"__init__", module}
 
 
@@ -154,6 +163,10 @@ def test_importing_archloom_or_its_values_imports_no_torch():
         "import archloom.plugins; archloom.Architecture; archloom.Choice; archloom.hookimpl;"
         "assert 'torch' not in sys.modules and 'torchvision' not in sys.modules"
     )
+
+
+def test_importing_the_kernels_loads_nothing_before_it_is_asked():
+    run("import sys, archloom.kernels; archloom.kernels.allocator(); assert 'torch' not in sys.modules")
 
 
 def test_archloom_works_where_torchvision_is_missing():

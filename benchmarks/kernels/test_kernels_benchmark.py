@@ -7,18 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from archloom import kernels, kernels_bench
+from archloom import kernels
+from archloom.kernels import bench
 
 if not kernels.status().native:
     pytest.skip(f"no compiled kernels: {kernels.status().reasons['cpu']}", allow_module_level=True)
 ALLOCATOR = kernels.keep_freed_memory()
-CASES = list(kernels_bench.cases(quick=True, shapes=kernels_bench.SHAPES[:2]))
+CASES = list(bench.cases(quick=True, shapes=bench.SHAPES[:2]))
 
 
 @pytest.mark.parametrize("variant", ["archloom", "eager"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_forward_and_backward(benchmark: Any, case: kernels_bench.Case, variant: str) -> None:
-    found = kernels_bench.variants(case)
+def test_forward_and_backward(benchmark: Any, case: bench.Case, variant: str) -> None:
+    found = bench.variants(case)
     chosen = found[variant] if variant in found else found["F.silu"]
     grad = torch.randn_like(chosen.call())
     benchmark.group = str(case)

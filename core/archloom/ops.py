@@ -18,7 +18,7 @@ from . import kernels
 
 _DEVICES = kernels.status().devices
 if _DEVICES:
-    from . import kernels_torch as compiled
+    from .kernels import faces as compiled
 _DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

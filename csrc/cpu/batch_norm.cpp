@@ -19,6 +19,10 @@ struct Problem {
   bool swish;        // applied to the (single) normalized candidate
   double population; // values per channel
   std::vector<const void*> xs;
+
+  Index bytes() const { return extent.outer * extent.channels * extent.inner * bytes_of(dtype); }
+  bool stream_forward() const { return exceeds_caches(count + 1, bytes()); }
+  bool stream_backward() const { return exceeds_caches(2 * count + 1, bytes()); }
 };
 
 // Per candidate and channel, [candidate][channel].
@@ -45,7 +49,7 @@ void each_channels(const Problem& p, F f) {
 struct Rows {
   Index fold, channels, rows, block;  // `block` rows form one task
   Rows(const Problem& p) : fold(1), channels(p.extent.channels), rows(p.extent.outer) {
-    while (fold < 16 && rows % (fold * 2) == 0 && (channels % 16 != 0 || channels < 64)) {
+    while (fold < 16 && rows % (fold * 2) == 0 && (channels % 32 != 0 || channels < 64)) {
       fold *= 2;
       channels = p.extent.channels * fold;
     }
@@ -96,7 +100,8 @@ void forward_planes(const Problem& p, const Parameters& q, void* y, double* mean
         b[c - c0] += shift;
       }
     }
-    kernels().affine_planes(p.dtype, y, p.xs.data(), p.count, planes, c0, c1, a.data(), b.data(), p.swish);
+    kernels().affine_planes(p.dtype, y, p.xs.data(), p.count, planes, c0, c1, a.data(), b.data(), p.swish,
+        p.stream_forward());
   });
 }
 
@@ -137,7 +142,7 @@ void forward_rows(const Problem& p, const Parameters& q, void* y, double* mean, 
   torch::stable::parallel_for(0, tasks, 1, [&](Index t0, Index t1) {
     kernels().affine_rows(
         p.dtype, y, p.xs.data(), p.count, rows.channels, t0 * rows.block, std::min(rows.rows, t1 * rows.block),
-        wide_a.data(), wide_b.data(), p.swish);
+        wide_a.data(), wide_b.data(), p.swish, p.stream_forward());
   });
 }
 
@@ -190,7 +195,8 @@ void backward_planes(
         totals.data(), dots.data());
     coefficients(p, q, var, c0, c1, totals.data(), dots.data(), k, grads);
     kernels().grad_planes(
-        p.dtype, dxs, g, p.xs.data(), p.count, planes, c0, c1, k.pointers(), k.a.data(), k.b.data(), p.swish);
+        p.dtype, dxs, g, p.xs.data(), p.count, planes, c0, c1, k.pointers(), k.a.data(), k.b.data(), p.swish,
+        p.stream_backward());
   });
 }
 
@@ -233,7 +239,7 @@ void backward_rows(
   torch::stable::parallel_for(0, tasks, 1, [&](Index t0, Index t1) {
     kernels().grad_rows(
         p.dtype, dxs, g, p.xs.data(), p.count, rows.channels, t0 * rows.block, std::min(rows.rows, t1 * rows.block),
-        wide.pointers(), wide.a.data(), wide.b.data(), p.swish);
+        wide.pointers(), wide.a.data(), wide.b.data(), p.swish, p.stream_backward());
   });
 }
 

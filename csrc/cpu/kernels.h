@@ -48,31 +48,33 @@ struct Kernels {
   void (*moments_planes)(Dtype, const void* x, Planes, Index c0, Index c1, double* mean, double* m2);
   void (*affine_planes)(
       Dtype, void* y, const void* const* xs, Index count, Planes, Index c0, Index c1, const double* a, const double* b,
-      bool swish);
+      bool swish, bool stream);
   void (*reduce_planes)(
       Dtype, const void* g, const void* const* xs, Index count, Planes, Index c0, Index c1, const double* mean,
       const double* a, const double* b, bool swish, double* totals, double* dots);
   void (*grad_planes)(
       Dtype, void* const* dxs, const void* g, const void* const* xs, Index count, Planes, Index c0, Index c1,
-      NormCoefficients, const double* a, const double* b, bool swish);
+      NormCoefficients, const double* a, const double* b, bool swish, bool stream);
 
   // The same for rows [r0, r1) of x[rows][channels], every channel.
   void (*moments_rows)(Dtype, const void* x, Index channels, Index r0, Index r1, double* mean, double* m2);
   void (*affine_rows)(
       Dtype, void* y, const void* const* xs, Index count, Index channels, Index r0, Index r1, const double* a,
-      const double* b, bool swish);
+      const double* b, bool swish, bool stream);
   void (*reduce_rows)(
       Dtype, const void* g, const void* const* xs, Index count, Index channels, Index r0, Index r1, const double* mean,
       const double* a, const double* b, bool swish, double* totals, double* dots);
   void (*grad_rows)(
       Dtype, void* const* dxs, const void* g, const void* const* xs, Index count, Index channels, Index r0, Index r1,
-      NormCoefficients, const double* a, const double* b, bool swish);
+      NormCoefficients, const double* a, const double* b, bool swish, bool stream);
 
   // dx = f g and dots[channel] = sum g x, f per channel: one image's planes, or rows of one image.
   void (*gate_backward_planes)(
-      Dtype, void* dx, const void* g, const void* x, const double* f, Index channels, Index inner, double* dots);
+      Dtype, void* dx, const void* g, const void* x, const double* f, Index channels, Index inner, double* dots,
+      bool stream);
   void (*gate_backward_rows)(
-      Dtype, void* dx, const void* g, const void* x, const double* f, Index channels, Index r0, Index r1, double* dots);
+      Dtype, void* dx, const void* g, const void* x, const double* f, Index channels, Index r0, Index r1, double* dots,
+      bool stream);
 };
 
 // Null where the build or the machine lacks the instruction set.

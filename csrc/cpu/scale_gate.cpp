@@ -42,7 +42,7 @@ Tensor scale_gate(const Tensor& x, const Tensor& s) {
     for (Index r = r0; r < r1;) {
       const Index b = r / pixels, stop = std::min(r1, (b + 1) * pixels);
       kernels().affine_rows(
-          dtype, out, &in, 1, e.channels, r, stop, f.data() + b * e.channels, nullptr, false);
+          dtype, out, &in, 1, e.channels, r, stop, f.data() + b * e.channels, nullptr, false, stream);
       r = stop;
     }
   });
@@ -61,13 +61,14 @@ std::tuple<Tensor, Tensor> scale_gate_backward(const Tensor& grad, const Tensor&
     const Extent e = extent_of(dense);
     const void *in = dense.const_data_ptr(), *gp = g.const_data_ptr();
     void* out = dx.mutable_data_ptr();
+    const bool stream = exceeds_caches(3, dx.numel() * bytes_of(dtype));
     if (e.inner > 1) {
       torch::stable::parallel_for(
           0, e.outer * e.channels, std::max<Index>(1, grain / e.inner), [&](Index c0, Index c1) {
             const Index first = c0 * e.inner;
             kernels().gate_backward_planes(
                 dtype, at(out, first, dtype), at(gp, first, dtype), at(in, first, dtype), f.data() + c0, c1 - c0,
-                e.inner, dots.data() + c0);
+                e.inner, dots.data() + c0, stream);
           });
     } else {  // one task per image: its sums belong to it alone
       const Index batch = x.size(0), pixels = e.outer / batch;
@@ -76,7 +77,7 @@ std::tuple<Tensor, Tensor> scale_gate_backward(const Tensor& grad, const Tensor&
             for (Index b = b0; b < b1; ++b)
               kernels().gate_backward_rows(
                   dtype, out, gp, in, f.data() + b * e.channels, e.channels, b * pixels, (b + 1) * pixels,
-                  dots.data() + b * e.channels);
+                  dots.data() + b * e.channels, stream);
           });
     }
   }

@@ -1,10 +1,12 @@
 // The raw-pointer kernels on every instruction set of this machine, against loops in double. Buffers have
-// exactly the size that is promised and begin where no vector does, so that AddressSanitizer sees every step
+// exactly the size that is promised and some begin where no vector does, so that AddressSanitizer sees every step
 // beyond; sizes around the vectors' lengths meet every kind of tail.
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <memory>
+#include <new>
 #include <random>
 #include <string>
 #include <vector>
@@ -18,11 +20,19 @@ namespace {
 // `count` elements of T, filled from doubles and read as doubles. Heap memory of its own: its end is guarded.
 template <class T>
 struct Buffer {
-  std::unique_ptr<T[]> storage;
+  std::unique_ptr<T, decltype(&std::free)> storage;
   T* data;
   Index count;
 
-  explicit Buffer(Index n, Index offset = 0) : storage(new T[std::size_t(n + offset)]), data(storage.get() + offset), count(n) {}
+  // aligned for every vector, and not a byte longer than asked: the sanitizer sees what goes beyond
+  explicit Buffer(Index n, Index offset = 0)
+      : storage(aligned(n + offset), &std::free), data(storage.get() + offset), count(n) {}
+
+  static T* aligned(Index n) {
+    void* p = nullptr;
+    if (posix_memalign(&p, 64, std::size_t(n) * sizeof(T)) != 0) throw std::bad_alloc();
+    return static_cast<T*>(p);
+  }
 
   static Buffer random(Index n, unsigned seed, Index offset = 0) {
     Buffer made(n, offset);
@@ -179,104 +189,106 @@ TEST_P(Isa, BatchNormPassesOnPlanesAndRows) {
   every_type([](auto zero) {
     using T = decltype(zero);
     const Dtype dtype = Traits<T>::dtype;
-    for (const bool rows : {false, true})
+    for (const bool stream : {false, true})
       for (const bool act : {false, true})
-        for (const Index size : {1, 5, 16, 49, 133}) {
-          const Index count = act ? 1 : 3, channels = rows ? size : 3, inner = rows ? 1 : size, outer = rows ? 37 : 4;
-          const Planes p{outer, channels, inner};
-          const Index n = outer * channels * inner, all = count * channels;
-          const double M = double(outer * inner);
-          std::vector<Buffer<T>> xs, dxs;
-          std::vector<const void*> in;
-          std::vector<void*> out;
-          for (Index k = 0; k < count; ++k) {
-            xs.push_back(Buffer<T>::random(n, unsigned(k)));
-            dxs.emplace_back(n);
-            in.push_back(xs.back().data);
-            out.push_back(dxs.back().data);
-          }
-          const auto g = Buffer<T>::random(n, 5);
-          std::vector<double> mean(all), m2(all), a(all), b(channels), totals(channels), dots(all), A(all), B(all), D(all);
-          for (Index k = 0; k < count; ++k) {
-            double *to_mean = mean.data() + k * channels, *to_m2 = m2.data() + k * channels;
-            if (rows)
-              kernels().moments_rows(dtype, in[k], channels, 0, outer, to_mean, to_m2);
-            else
-              kernels().moments_planes(dtype, in[k], p, 0, channels, to_mean, to_m2);
-          }
-          auto at = [&](Index c, Index m) { return ((m / inner) * channels + c) * inner + m % inner; };
-          for (Index k = 0; k < count; ++k)
-            for (Index c = 0; c < channels; ++c) {
-              double sum = 0, squares = 0;
-              for (Index m = 0; m < Index(M); ++m) sum += xs[k][at(c, m)];
-              for (Index m = 0; m < Index(M); ++m) squares += std::pow(xs[k][at(c, m)] - sum / M, 2);
-              const Index slot = k * channels + c;
-              ASSERT_NEAR(mean[slot], sum / M, 1e-6);
-              ASSERT_NEAR(m2[slot], squares, 1e-5 * (1 + squares));
-              a[slot] = 0.5 + 0.1 * double(slot % 7), A[slot] = 0.3, B[slot] = -0.1 + 0.01 * double(k), D[slot] = 0.2;
-              b[c] = 0.1 * double(c % 5);
-            }
-          Buffer<T> y(n);
-          const NormCoefficients q{mean.data(), A.data(), B.data(), D.data()};
-          if (rows) {
-            kernels().affine_rows(dtype, y.data, in.data(), count, channels, 0, outer, a.data(), b.data(), act);
-            kernels().reduce_rows(
-                dtype, g.data, in.data(), count, channels, 0, outer, mean.data(), a.data(), b.data(), act, totals.data(),
-                dots.data());
-            kernels().grad_rows(
-                dtype, out.data(), g.data, in.data(), count, channels, 0, outer, q, a.data(), b.data(), act);
-          } else {
-            kernels().affine_planes(dtype, y.data, in.data(), count, p, 0, channels, a.data(), b.data(), act);
-            kernels().reduce_planes(
-                dtype, g.data, in.data(), count, p, 0, channels, mean.data(), a.data(), b.data(), act, totals.data(),
-                dots.data());
-            kernels().grad_planes(dtype, out.data(), g.data, in.data(), count, p, 0, channels, q, a.data(), b.data(), act);
-          }
-          for (Index c = 0; c < channels; ++c)
+        for (const bool rows : {false, true})
+          for (const Index size : {1, 5, 16, 49, 64, 133}) {
+            const Index count = act ? 1 : 3, channels = rows ? size : 3, inner = rows ? 1 : size, outer = rows ? 37 : 4;
+            const Planes p{outer, channels, inner};
+            const Index n = outer * channels * inner, all = count * channels;
+            const double M = double(outer * inner);
+            std::vector<Buffer<T>> xs, dxs;
+            std::vector<const void*> in;
+            std::vector<void*> out;
             for (Index k = 0; k < count; ++k) {
-              const Index slot = k * channels + c;
-              double total = 0, dot = 0;
-              for (Index m = 0; m < Index(M); ++m) {
-                const Index i = at(c, m);
-                const double x = xs[k][i], dz = act ? g[i] * slope_of(a[slot] * x + b[c]) : g[i];
-                total += dz;
-                dot += dz * (x - mean[slot]);
-                const double dx = A[slot] * dz + B[slot] * (x - mean[slot]) + D[slot];
-                ASSERT_NEAR(dxs[k][i], dx, Traits<T>::tolerance * 8 * (1 + std::abs(dx)));
-                if (k == 0) {
-                  double sum = b[c];
-                  for (Index j = 0; j < count; ++j) sum += a[j * channels + c] * xs[j][i];
-                  ASSERT_NEAR(y[i], act ? swish_of(sum) : sum, Traits<T>::tolerance * 10 * (1 + std::abs(sum)));
-                }
-              }
-              ASSERT_NEAR(dots[slot], dot, 1e-5 * M);
-              if (k == 0) ASSERT_NEAR(totals[c], total, 1e-5 * M);
+              xs.push_back(Buffer<T>::random(n, unsigned(k)));
+              dxs.emplace_back(n);
+              in.push_back(xs.back().data);
+              out.push_back(dxs.back().data);
             }
-        }
+            const auto g = Buffer<T>::random(n, 5);
+            std::vector<double> mean(all), m2(all), a(all), b(channels), totals(channels), dots(all), A(all), B(all), D(all);
+            for (Index k = 0; k < count; ++k) {
+              double *to_mean = mean.data() + k * channels, *to_m2 = m2.data() + k * channels;
+              if (rows)
+                kernels().moments_rows(dtype, in[k], channels, 0, outer, to_mean, to_m2);
+              else
+                kernels().moments_planes(dtype, in[k], p, 0, channels, to_mean, to_m2);
+            }
+            auto at = [&](Index c, Index m) { return ((m / inner) * channels + c) * inner + m % inner; };
+            for (Index k = 0; k < count; ++k)
+              for (Index c = 0; c < channels; ++c) {
+                double sum = 0, squares = 0;
+                for (Index m = 0; m < Index(M); ++m) sum += xs[k][at(c, m)];
+                for (Index m = 0; m < Index(M); ++m) squares += std::pow(xs[k][at(c, m)] - sum / M, 2);
+                const Index slot = k * channels + c;
+                ASSERT_NEAR(mean[slot], sum / M, 1e-6);
+                ASSERT_NEAR(m2[slot], squares, 1e-5 * (1 + squares));
+                a[slot] = 0.5 + 0.1 * double(slot % 7), A[slot] = 0.3, B[slot] = -0.1 + 0.01 * double(k), D[slot] = 0.2;
+                b[c] = 0.1 * double(c % 5);
+              }
+            Buffer<T> y(n);
+            const NormCoefficients q{mean.data(), A.data(), B.data(), D.data()};
+            if (rows) {
+              kernels().affine_rows(dtype, y.data, in.data(), count, channels, 0, outer, a.data(), b.data(), act, stream);
+              kernels().reduce_rows(
+                  dtype, g.data, in.data(), count, channels, 0, outer, mean.data(), a.data(), b.data(), act, totals.data(),
+                  dots.data());
+              kernels().grad_rows(
+                  dtype, out.data(), g.data, in.data(), count, channels, 0, outer, q, a.data(), b.data(), act, stream);
+            } else {
+              kernels().affine_planes(dtype, y.data, in.data(), count, p, 0, channels, a.data(), b.data(), act, stream);
+              kernels().reduce_planes(
+                  dtype, g.data, in.data(), count, p, 0, channels, mean.data(), a.data(), b.data(), act, totals.data(),
+                  dots.data());
+              kernels().grad_planes(dtype, out.data(), g.data, in.data(), count, p, 0, channels, q, a.data(), b.data(), act, stream);
+            }
+            for (Index c = 0; c < channels; ++c)
+              for (Index k = 0; k < count; ++k) {
+                const Index slot = k * channels + c;
+                double total = 0, dot = 0;
+                for (Index m = 0; m < Index(M); ++m) {
+                  const Index i = at(c, m);
+                  const double x = xs[k][i], dz = act ? g[i] * slope_of(a[slot] * x + b[c]) : g[i];
+                  total += dz;
+                  dot += dz * (x - mean[slot]);
+                  const double dx = A[slot] * dz + B[slot] * (x - mean[slot]) + D[slot];
+                  ASSERT_NEAR(dxs[k][i], dx, Traits<T>::tolerance * 8 * (1 + std::abs(dx)));
+                  if (k == 0) {
+                    double sum = b[c];
+                    for (Index j = 0; j < count; ++j) sum += a[j * channels + c] * xs[j][i];
+                    ASSERT_NEAR(y[i], act ? swish_of(sum) : sum, Traits<T>::tolerance * 10 * (1 + std::abs(sum)));
+                  }
+                }
+                ASSERT_NEAR(dots[slot], dot, 1e-5 * M);
+                if (k == 0) ASSERT_NEAR(totals[c], total, 1e-5 * M);
+              }
+          }
   });
 }
 
 TEST_P(Isa, GateBackward) {
-  for (const Index size : {1, 5, 16, 49, 133})
-    for (const bool rows : {false, true}) {
-      const Index channels = rows ? size : 3, inner = rows ? 37 : size, n = channels * inner;
-      const auto g = Buffer<float>::random(n, 1), x = Buffer<float>::random(n, 2);
-      Buffer<float> dx(n);
-      std::vector<double> f(channels, 0.75), dots(channels);
-      if (rows)
-        kernels().gate_backward_rows(Dtype::f32, dx.data, g.data, x.data, f.data(), channels, 0, inner, dots.data());
-      else
-        kernels().gate_backward_planes(Dtype::f32, dx.data, g.data, x.data, f.data(), channels, inner, dots.data());
-      for (Index c = 0; c < channels; ++c) {
-        double dot = 0;
-        for (Index p = 0; p < inner; ++p) {
-          const Index i = rows ? p * channels + c : c * inner + p;
-          dot += g[i] * x[i];
-          ASSERT_NEAR(dx[i], 0.75 * g[i], 1e-6 * (1 + std::abs(g[i])));
+  for (const Index size : {1, 5, 16, 49, 64, 133})
+    for (const bool stream : {false, true})
+      for (const bool rows : {false, true}) {
+        const Index channels = rows ? size : 3, inner = rows ? 37 : size, n = channels * inner;
+        const auto g = Buffer<float>::random(n, 1), x = Buffer<float>::random(n, 2);
+        Buffer<float> dx(n);
+        std::vector<double> f(channels, 0.75), dots(channels);
+        if (rows)
+          kernels().gate_backward_rows(Dtype::f32, dx.data, g.data, x.data, f.data(), channels, 0, inner, dots.data(), stream);
+        else
+          kernels().gate_backward_planes(Dtype::f32, dx.data, g.data, x.data, f.data(), channels, inner, dots.data(), stream);
+        for (Index c = 0; c < channels; ++c) {
+          double dot = 0;
+          for (Index p = 0; p < inner; ++p) {
+            const Index i = rows ? p * channels + c : c * inner + p;
+            dot += g[i] * x[i];
+            ASSERT_NEAR(dx[i], 0.75 * g[i], 1e-6 * (1 + std::abs(g[i])));
+          }
+          ASSERT_NEAR(dots[c], dot, 1e-4);
         }
-        ASSERT_NEAR(dots[c], dot, 1e-4);
       }
-    }
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -6,15 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from compiled import WHY
 
 from archloom import kernels, ops
 
-if not kernels.status().native and kernels.status().mode == "auto":
-    WHY = f"compiled kernels are not in use: {kernels.status().reasons['cpu']}"
-else:
-    WHY = "ARCHLOOM_KERNELS=python"
-
-needs_kernels = pytest.mark.skipif(not kernels.status().native, reason=WHY)
 SETS = kernels.instruction_sets() if kernels.status().native else ["none"]
 
 

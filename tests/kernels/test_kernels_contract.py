@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from compiled import needs_kernels
 from examples import examples
 from torch import Tensor, nn
 
 from archloom import ops
-from conftest import needs_kernels
 
 pytestmark = needs_kernels
 

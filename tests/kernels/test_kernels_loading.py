@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiled import needs_kernels
 
 import archloom.errors
 from archloom import kernels
-from conftest import needs_kernels
 
 SOURCES = Path(archloom.__file__).parent
 CSRC = SOURCES.parents[1] / "csrc"
@@ -101,7 +101,8 @@ def test_the_instruction_set_can_be_chosen_by_environment() -> None:
 
 def test_ops_need_no_torchvision() -> None:
     code = (
-        "import sys; sys.modules['torchvision'] = None; from archloom import ops, kernels_bench; print('ok')"
+        "import sys; sys.modules['torchvision'] = None;"
+        "import archloom.ops, archloom.kernels.bench; print('ok')"
     )
     assert run(code).stdout.strip() == "ok"
 

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiled import WHY
 from typer.testing import CliRunner
 
-from archloom import kernels, kernels_report
+from archloom import kernels
 from archloom.cli import app
 from archloom.commands.bench import bench
 from archloom.errors import ConfigError
-from archloom.kernels_bench import Case, Row, cases, measure, traffic
+from archloom.kernels import report
+from archloom.kernels.bench import Case, Row, cases, measure, traffic
 
 SMALL = Case("swish", (2, 3, 5, 4))
 
@@ -23,7 +25,7 @@ SMALL = Case("swish", (2, 3, 5, 4))
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
     if not kernels.status().native:
-        pytest.skip(f"no compiled kernels: {kernels.status().reasons['cpu']}")
+        pytest.skip(WHY)
     return measure(SMALL, seconds=0.01)
 
 
@@ -45,8 +47,8 @@ def test_saved_bytes_are_those_of_the_tensors_that_wait_for_the_backward(rows: l
 
 def test_the_written_page_holds_every_variant_of_every_case(rows: list[Row], tmp_path: Path) -> None:
     other = [replace(row, case=replace(SMALL, dtype="bfloat16")) for row in rows]
-    machine = kernels_report.machine("default")
-    paths = kernels_report.write(tmp_path, "small", rows + other, machine)
+    machine = report.machine("default")
+    paths = report.write(tmp_path, "small", rows + other, machine)
     assert [path.name for path in paths] == ["small.json", "small.md", "small.svg"]
 
     page = (tmp_path / "small.md").read_text()
@@ -68,7 +70,7 @@ def test_the_picture_has_a_bar_for_each_case_as_long_as_its_ratio(rows: list[Row
         replace(row, case=replace(SMALL, dtype="bfloat16"), ratio_both=0.5 if i else 1.0)
         for i, row in enumerate(rows)
     ]
-    tree = ET.fromstring(kernels_report.picture(fast + slow))
+    tree = ET.fromstring(report.picture(fast + slow))
     bars = [bar for bar in tree.iter("{http://www.w3.org/2000/svg}rect") if bar.get("x")]
     assert len(bars) == 2
     assert float(bars[0].get("width", 0)) == pytest.approx(6 * float(bars[1].get("width", 0)), rel=0.02)
@@ -79,8 +81,8 @@ def test_the_table_marks_a_row_that_is_behind_the_best_eager_variant(rows: list[
     ahead = [replace(rows[0], own_forward=True, own_both=True)]
     ahead += [replace(row, ratio_forward=1.1, ratio_both=1.1) for row in rows[1:]]
     behind = [ahead[0], replace(ahead[1], ratio_both=0.9), ahead[2]]
-    assert "behind" not in kernels_report.table(ahead)
-    assert "**archloom** (behind)" in kernels_report.table(behind)
+    assert "behind" not in report.table(ahead)
+    assert "**archloom** (behind)" in report.table(behind)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_the_table_marks_a_row_that_is_behind_the_best_eager_variant(rows: list[
 def test_the_table_says_what_an_op_leaves_to_pytorch(
     rows: list[Row], forward: bool, both: bool, said: str | None
 ) -> None:
-    table = kernels_report.table([replace(rows[0], own_forward=forward, own_both=both), *rows[1:]])
+    table = report.table([replace(rows[0], own_forward=forward, own_both=both), *rows[1:]])
     assert said in table if said else "by PyTorch" not in table
 
 

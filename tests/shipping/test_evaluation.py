@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from archloom.errors import ConfigError, TaskError
-from archloom.evaluation import _judged, confusion_csv, evaluate, reliability
-from archloom.evaluation_page import page
 from archloom.exporting.checking import logits_of
+from archloom.judging.evaluation import _judged, confusion_csv, evaluate, reliability
+from archloom.judging.page import page
 from archloom.task import batches
 from archloom.training import evaluate as plain
 

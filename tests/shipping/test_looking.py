@@ -16,9 +16,9 @@ from torch import nn
 from archloom.assembly import build_model
 from archloom.config import Part
 from archloom.cost import count
-from archloom.drawing import draw
 from archloom.exporting.checking import Classifier
-from archloom.looking import augmentation_preview, learning_rate_curve, look, summary_table
+from archloom.judging.drawing import draw
+from archloom.judging.looking import augmentation_preview, learning_rate_curve, look, summary_table
 from archloom.resolve import make
 from archloom.steps import stages, steps
 from archloom.trained import open_trained

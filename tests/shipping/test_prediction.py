@@ -15,9 +15,9 @@ from PIL import Image
 from archloom.config import Part
 from archloom.errors import ConfigError, TaskError
 from archloom.exporting.checking import logits_of
-from archloom.images import image_files, image_input, read_image
-from archloom.looking import class_activation
-from archloom.prediction import predict
+from archloom.judging.images import image_files, image_input, read_image
+from archloom.judging.looking import class_activation
+from archloom.judging.prediction import predict
 from archloom.resolve import make
 from archloom.trained import open_trained
 from archloom_vision.digits import raw_digit

@@ -32,7 +32,9 @@ def bench(
     """
     import torch
 
-    from .. import kernels, kernels_bench, kernels_report
+    from .. import kernels
+    from ..kernels.bench import cases, measure
+    from ..kernels.report import machine, table, write
 
     if not kernels.status().native:
         raise ConfigError(f"the compiled kernels are not in use: {kernels.status().reasons['cpu']}")
@@ -42,14 +44,14 @@ def bench(
         )
     if threads:
         torch.set_num_threads(threads)
-    environment = kernels_report.machine(kernels.allocator())
+    environment = machine(kernels.allocator())
     for key, value in environment.items():
         out.print(f"{key}: {value}")
     rows = []
-    for case in kernels_bench.cases(ops or None, quick=quick):
-        measured = kernels_bench.measure(case, seconds=seconds, compiled=compiled)
+    for case in cases(ops or None, quick=quick):
+        measured = measure(case, seconds=seconds, compiled=compiled)
         rows += measured
-        out.print(kernels_report.table(measured).split("\n", 2)[2], end="", markup=False)
+        out.print(table(measured).split("\n", 2)[2], end="", markup=False)
         gc.collect()
-    for path in kernels_report.write(folder, name, rows, environment):
+    for path in write(folder, name, rows, environment):
         out.print(str(path))

@@ -46,9 +46,9 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Judge trained weights: top-k, each class by itself, confusions, calibration."""
-    from ..evaluation import check_words
-    from ..evaluation import evaluate as run_evaluate
-    from ..evaluation_page import write_evaluation
+    from ..judging.evaluation import check_words
+    from ..judging.evaluation import evaluate as run_evaluate
+    from ..judging.page import write_evaluation
     from ..trained import open_trained
 
     check_words(split, tta)
@@ -125,9 +125,9 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Classify image files. Exits with 1 where some could not be read."""
-    from ..images import image_files
-    from ..looking import class_activation, need_cam
-    from ..prediction import predict as run_predict
+    from ..judging.images import image_files
+    from ..judging.looking import class_activation, need_cam
+    from ..judging.prediction import predict as run_predict
     from ..trained import open_trained
 
     files = image_files(images)

@@ -31,8 +31,8 @@ def look(
     debug: Debug = False,
 ) -> None:
     """Draw a network, its augmented training images and its learning rate, as one page. Needs no weights."""
-    from ..looking import look as run_look
-    from ..looking import summary_table
+    from ..judging.looking import look as run_look
+    from ..judging.looking import summary_table
     from ..trained import default_folder, open_trained
 
     trained = open_trained(

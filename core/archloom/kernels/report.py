@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from . import kernels
-from .kernels_bench import Row
+from .bench import Row
+from .loading import instruction_set, status
 
 BEHIND = 0.95
 """A row whose ratio to the best eager variant is below this is marked in the table."""
@@ -34,7 +34,7 @@ def machine(allocator: str) -> dict[str, Any]:
         "processor": names[0].partition(":")[2].strip() if names else platform.processor(),
         "threads": torch.get_num_threads(),
         "clock": "one thread's own time" if torch.get_num_threads() == 1 else "wall",
-        "instruction_set": kernels.instruction_set() if kernels.status().native else "none: references",
+        "instruction_set": instruction_set() if status().native else "none: references",
         "allocator": allocator,
         "torch": torch.__version__,
         "python": platform.python_version(),

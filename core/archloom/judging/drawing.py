@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .report.markup import GREY, INK, OPTIONS, escaped
-from .steps import Step
+from ..report.markup import GREY, INK, OPTIONS, escaped
+from ..steps import Step
 
 WIDTH, HEIGHT, GAP, ROW = 132, 66, 20, 6
 """Of a box, between boxes, in pixels; and how many boxes stand in a row before it is broken."""

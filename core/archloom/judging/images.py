@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .errors import ConfigError, TaskError
-from .task import Task
+from ..errors import ConfigError, TaskError
+from ..task import Task
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"))
 """What the name of an image in a folder ends in; a file that is named by itself may have any."""

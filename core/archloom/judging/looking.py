@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from ..errors import ConfigError
+from ..exporting.checking import Classifier, needed
+from ..model import Model, deepest, output_shape
+from ..report import document
+from ..report.markup import BLUE, amount, axis, escaped, plot, section, table
+from ..run import write_atomically
+from ..steps import Step, stages, steps
+from ..task import Task, batches
+from ..trained import Trained
+from ..training import Recipe, learning_rate
 from .drawing import draw
-from .errors import ConfigError
-from .exporting.checking import Classifier, needed
-from .model import Model, deepest, output_shape
 from .prediction import Prediction, opener
-from .report import document
-from .report.markup import BLUE, amount, axis, escaped, plot, section, table
-from .run import write_atomically
-from .steps import Step, stages, steps
-from .task import Task, batches
-from .trained import Trained
-from .training import Recipe, learning_rate
 
 SMALLEST = 224
 """Pixels that the shorter side of a picture has at least; small images are shown with their pixels enlarged."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import ops
+from .. import ops
 
 DTYPES = {
     "float32": torch.float32,

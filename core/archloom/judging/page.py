@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..report import document
+from ..report.markup import BLUE, GREY, axis, counted, escaped, plot, section, table
+from ..run import write_atomically, write_json
 from .evaluation import BINS, Evaluation, classes_csv, confusion_csv, reliability
-from .report import document
-from .report.markup import BLUE, GREY, axis, counted, escaped, plot, section, table
-from .run import write_atomically, write_json
 
 NAMED = 30
 """Classes up to which the confusion matrix shows its counts."""

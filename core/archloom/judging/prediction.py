@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import ConfigError, TaskError
+from ..errors import ConfigError, TaskError
+from ..trained import Trained
 from .images import image_input, read_image
-from .trained import Trained
 
 BATCH = 64
 

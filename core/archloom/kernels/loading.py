@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
-_FOLDER = Path(__file__).resolve().parent
+_FOLDER = Path(__file__).resolve().parent.parent  # the libraries lie beside archloom's modules
 _MODES = ("auto", "native", "python")
 OPERATIONS = (
     "swish",
@@ -64,7 +64,8 @@ def status() -> Status:
                 "Install with ARCHLOOM_BUILD_EXT=require to see the whole error"
             )
         return Status(mode, frozenset(), reasons)
-    importlib.import_module(".kernels_torch", __package__)
+    for name in ("fakes", "autograd", "batching"):  # tell PyTorch of operators that must be there by then
+        importlib.import_module(f".{name}", __package__)
     devices = {"cpu", "meta"} | ({"cuda"} if not reasons["cuda"] else set())
     return Status(mode, frozenset(devices), {device: why for device, why in reasons.items() if why})
 
@@ -130,7 +131,7 @@ def say_fallback() -> None:
 def _native() -> Any | None:
     """The pybind11 module, or None where it was not built."""
     try:
-        return importlib.import_module("._native", __package__)
+        return importlib.import_module("archloom._native")
     except ImportError:
         return None
 

@@ -20,12 +20,12 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from .errors import ConfigError, TaskError
+from ..errors import ConfigError, TaskError
+from ..task import SPLITS, Split, batches
+from ..trained import Trained
+from ..training import precision_context
 from .images import labelled_files
 from .prediction import opener
-from .task import SPLITS, Split, batches
-from .trained import Trained
-from .training import precision_context
 
 Augmentation = Literal["none", "flip", "crops"]
 AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "flip", "crops")
