@@ -15,9 +15,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from archloom.errors import ConfigError
-from archloom.optimization import Averaged, RMSpropTF, build_optimizer
 from archloom.plugins import Host
-from archloom.recipe import Recipe, learning_rate
+from archloom.training.optimization import Averaged, RMSpropTF, build_optimizer
+from archloom.training.recipe import Recipe, learning_rate
 
 # -- fields -------------------------------------------------------------------------------------------------
 

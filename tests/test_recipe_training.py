@@ -16,13 +16,13 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from archloom import training
 from archloom.architecture import Architecture
 from archloom.errors import ConfigError
 from archloom.model import Model, ModelParts, assemble
 from archloom.run import load_checkpoint
 from archloom.task import ImageTask, batches
 from archloom.training import Recipe, evaluate, train
+from archloom.training.trainer import Trainer
 from toys import Blocks
 
 
@@ -359,20 +359,11 @@ class Zero(nn.Module):
 def test_the_teachers_part_of_the_loss_is_hintons():
     teacher, pupil = made(seed=1).eval(), made(seed=2, dropout=0.0)
     x, y = next(iter(batches(Rows().dataset("weights"), 16)))
-    told = training._Training(
-        pupil,
-        Recipe(distill_weight=0.3, temperature=3.0),
-        4,
-        0,
-        torch.device("cpu"),
-        "float32",
-        None,
-        teacher,
-    )
-    told.start()
+    recipe = Recipe(distill_weight=0.3, temperature=3.0)
+    trainer = Trainer(pupil, recipe, 4, 0, torch.device("cpu"), "float32", teacher=teacher)
     with torch.no_grad():
         logits, taught = pupil(x), teacher(x)
-        ours = told._loss(x, logits, y)
+        ours = trainer.loss(x, logits, y)
         q, p = (taught / 3).softmax(1), (logits / 3).softmax(1)
         kl = (q * (q / p).log()).sum(1).mean()
         expected = 0.7 * nn.functional.cross_entropy(logits, y) + 0.3 * 9 * kl

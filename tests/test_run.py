@@ -21,7 +21,6 @@ import pytest
 import torch
 
 import archloom
-from archloom import session
 from archloom.errors import ConfigError, PluginError, RunError
 from archloom.estimator import Metric
 from archloom.measuring import Outcome
@@ -35,6 +34,8 @@ from archloom.run import (
     write_atomically,
     write_json,
 )
+from archloom.session import making
+from archloom.session.opening import read_stored
 from toys import config, digits, host
 
 # -- files ----------------------------------------------------------------------------------------------
@@ -324,7 +325,7 @@ def test_a_search_leaves_a_folder_that_tells_everything(tmp_path):
     assert run.read_json("environment.json")["seed"] == 0
     assert kinds[0] == "start"
     assert kinds[-1] == "end"
-    assert session.read_stored(run.folder)["budget"]["trials"] == 6
+    assert read_stored(run.folder)["budget"]["trials"] == 6
     best = max(result.trials, key=lambda trial: trial.score)
     assert result.architecture == best.architecture
 
@@ -355,7 +356,7 @@ def test_a_finished_run_goes_on_under_a_larger_budget_as_one_long_run(tmp_path):
     more = archloom.resume(tmp_path / "short", overrides=("budget.trials=12",), host=host())
     long = archloom.search(config(budget={"trials": 12}), tmp_path / "long", host=host())
     assert [(t.architecture, t.seed) for t in more.trials] == [(t.architecture, t.seed) for t in long.trials]
-    assert session.read_stored(tmp_path / "short")["budget"]["trials"] == 12
+    assert read_stored(tmp_path / "short")["budget"]["trials"] == 12
 
 
 @pytest.mark.parametrize(
@@ -526,7 +527,7 @@ def test_a_worker_that_dies_is_an_error_with_the_way_out_and_resume_goes_on(tmp_
         def close(self):
             pass
 
-    monkeypatch.setattr(session, "Workers", Dying)
+    monkeypatch.setattr(making, "Workers", Dying)
     way_out = r"a worker process ended by itself.*go on with: archloom resume"
     with pytest.raises(RunError, match=way_out):
         archloom.search(config(workers=2, budget={"trials": 9}), tmp_path / "run", host=host())

@@ -6,9 +6,9 @@ from torch import nn
 
 from .errors import ConfigError
 from .plugins import Host
-from .recipe import Recipe
 from .source import open_source, plugins_beside
 from .task import Task
+from .training import Recipe
 from .zoo import load_weights
 
 

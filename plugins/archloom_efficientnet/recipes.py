@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from archloom.recipe import Recipe
+from archloom.training import Recipe
 
 Optimizer = Literal["sgd", "adamw", "rmsprop", "rmsprop_tf"]
 Schedule = Literal["cosine", "step", "exponential", "constant"]

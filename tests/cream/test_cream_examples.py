@@ -14,7 +14,7 @@ from archloom.config import read_config
 from archloom.errors import SearchError
 from archloom.plugins import Host
 from archloom.resolve import resolve
-from archloom.session import as_config
+from archloom.session.opening import as_config
 from archloom.supernet import Supernet
 from archloom.task import batches
 from archloom.training import build_optimizer, evaluate, learning_rate, recalibrate_batchnorm

@@ -5,11 +5,9 @@ import torch
 
 from archloom import Host
 from archloom.config import Part
-from archloom.optimization import build_optimizer
 from archloom.randomness import forked_rng
-from archloom.recipe import learning_rate
 from archloom.resolve import make
-from archloom.training import train
+from archloom.training import build_optimizer, learning_rate, train
 from archloom_efficientnet import EfficientNetSpace
 
 

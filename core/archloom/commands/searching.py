@@ -62,8 +62,8 @@ def resume(
 ) -> None:
     """Go on with an interrupted run, or with a finished one under a larger budget."""
     from ..config import override
-    from ..session import read_stored
     from ..session import resume as run_resume
+    from ..session.opening import read_stored
 
     overrides = _overrides(sets, device, None, plugin)
     stored = override(read_stored(folder), overrides)

@@ -26,7 +26,8 @@ from ..randomness import derive_seed
 from ..ranks import Ranks
 from ..resolve import Resolved, resolve
 from ..run import Log, Memory, recorded
-from ..session import make_strategy, resume, search
+from ..session import resume, search
+from ..session.making import make_strategy
 from ..space import size
 from ..trial import Trial
 from .config import Comparison

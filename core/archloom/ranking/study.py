@@ -26,7 +26,7 @@ from ..randomness import derive_seed, python_rng
 from ..ranks import Ranks
 from ..report import write_ranking
 from ..run import Log, write_atomically, write_json
-from ..session import cpu_threads
+from ..session.process import cpu_threads
 from .agreement import agreement
 from .config import RankConfig, as_rank
 from .plan import BASELINES, Plan, Predictor, make_plan

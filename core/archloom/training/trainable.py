@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import ArchloomError, ConfigError
-from .model import check_loss, output_shape, where
+from ..errors import ArchloomError, ConfigError
+from ..model import check_loss, output_shape, where
+from ..task import Split, Task
 from .recipe import Recipe
-from .task import Split, Task
 
 
 def check_trainable(

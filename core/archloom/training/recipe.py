@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin
 
-from .augmentation import Policy
-from .errors import ConfigError, nearest
+from ..augmentation import Policy
+from ..errors import ConfigError, nearest
 
 ADAMW_EPS, RMSPROP_EPS = 1e-8, 1e-3
 

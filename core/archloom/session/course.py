@@ -1,0 +1,185 @@
+"""The course of one search, from the first line of its log to its result; each process has its part in it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..config import SearchConfig, override, parse_config
+from ..engine import check_identity
+from ..environment import describe
+from ..errors import RunError
+from ..fitting import Fit
+from ..plugins import Host
+from ..ranks import Ranks, join, leave
+from ..resolve import Resolved, resolve
+from ..run import Run, recorded, write_atomically, write_json
+from ..strategy import Strategy, WeightSharing
+from ..trial import Trial
+from .finals import Finals, check_verdict
+from .finishing import finish
+from .making import (
+    Notify,
+    executor_of,
+    make_context,
+    make_loop,
+    make_method,
+    make_observers,
+    make_strategy,
+)
+from .opening import as_config, fresh_folder, holds_a_run, read_stored
+from .process import cpu_threads, log_file
+from .result import Result
+
+logger = logging.getLogger("archloom")
+
+
+def search(
+    config: SearchConfig | Mapping[str, Any] | str | Path,
+    folder: str | Path | None = None,
+    *,
+    host: Host | None = None,
+    notify: Notify = lambda event: None,
+) -> Result:
+    """Run a search in a new folder (default: runs/, date and space). The config: an object, a dict, or a file."""
+    checked = as_config(config)
+    host = host or Host(checked.plugins)
+    resolved = resolve(checked, host)
+    ranks = join(resolved.device)
+    target = ranks.broadcast_object(str(folder or fresh_folder(checked)))
+    if ranks.is_first and holds_a_run(Path(target)):
+        raise RunError(
+            f"{target} already holds a run. Go on with it: archloom resume {target}; or name another folder"
+        )
+    return _Session(resolved, Path(target), ranks, notify).run()
+
+
+def resume(
+    folder: str | Path,
+    *,
+    overrides: tuple[str, ...] = (),
+    host: Host | None = None,
+    notify: Notify = lambda event: None,
+) -> Result:
+    """Go on with an interrupted run, or with a finished one under a larger budget (`budget.trials=50`)."""
+    folder = Path(folder)
+    config = parse_config(override(read_stored(folder), overrides), str(folder / "config.yaml"))
+    host = host or Host(config.plugins)
+    resolved = resolve(config, host)
+    return _Session(resolved, folder, join(resolved.device), notify).run()
+
+
+class _Session:
+    """One process's part in one search."""
+
+    def __init__(self, resolved: Resolved, folder: Path, ranks: Ranks, notify: Notify) -> None:
+        self.resolved, self.config, self.folder, self.ranks = resolved, resolved.config, folder, ranks
+        self._teacher = check_verdict(resolved) if ranks.is_first else None  # before anything is written
+        self.run_folder = Run(folder) if ranks.is_first else None
+        self._observers = [*(make_observers(resolved, folder) if ranks.is_first else []), notify]
+
+    def notify(self, event: dict[str, Any]) -> None:
+        for observer in self._observers:
+            observer(event)
+
+    def recorded(self, name: str, measure: Callable[[], Any]) -> Any:
+        value = self.run_folder.recorded(name, measure) if self.run_folder else None
+        return self.ranks.broadcast_object(value)
+
+    def run(self) -> Result:
+        with cpu_threads(self.config.threads):
+            return self._run_here()
+
+    def _run_here(self) -> Result:
+        if self.run_folder is None:
+            self._fit(make_method(self.resolved, self.ranks, self.recorded))
+            self.ranks = leave()
+            return Result(self.folder, None, (), (), "this is not the first rank; the result is the first's")
+        with log_file(self.folder / "log.txt"):
+            try:
+                return self._run(self.run_folder)
+            finally:
+                self.run_folder.close()
+
+    def _run(self, run: Run) -> Result:
+        self._start(run)
+        method = make_method(self.resolved, self.ranks, self.recorded)
+        strategy = self._make_strategy(method)  # before fit: what is wrong is said before days are spent
+        epochs = self._fit(method)
+        self.ranks = leave()  # the others end here: what follows is the first rank's alone
+        if epochs is None:
+            return Result(
+                self.folder, None, (), (), "the budget ended before the supernet was trained", complete=False
+            )
+        trials, reason = self._search(run, method, strategy, epochs)
+        finals = Finals(self.resolved, run, self._teacher, self.recorded, self.notify)
+        result = finish(self.resolved, self.folder, method, trials, reason, finals)
+        self.notify({"event": "finished", "folder": str(self.folder)})
+        return result
+
+    def _start(self, run: Run) -> None:
+        identity, environment = self.config.identity(), describe(self.resolved.host, self.config)
+        first = next(run.log.of("start"), None)
+        if first is not None:
+            check_identity(first["identity"], identity)
+            for name, then in first["versions"].items():
+                if (now := environment["versions"].get(name)) != then:
+                    logger.warning("%s was %s when the run began and is %s now", name, then, now)
+            if first["device"] != self.config.device:
+                logger.warning("the run began on %s and goes on on %s", first["device"], self.config.device)
+        dumped = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
+        write_atomically(self.folder / "config.yaml", dumped.encode())
+        write_json(self.folder / "environment.json", environment)
+        event = {
+            "event": "start",
+            "identity": identity,
+            "versions": environment["versions"],
+            "device": self.config.device,
+            "folder": str(self.folder),
+        }
+        run.log.append(event)
+        self.notify(event)
+
+    def _make_strategy(self, method: WeightSharing | None) -> Strategy:
+        # the first rank alone makes it, so nothing is broadcast
+        keep = partial(recorded, self.folder)
+        return make_strategy(self.resolved, method, seed=self.config.seed, ranks=self.ranks, recorded=keep)
+
+    def _fit(self, method: WeightSharing | None) -> float | None:
+        """Train the supernet, if there is one: the epochs that it took; None where the budget ended before."""
+        if method is None:
+            return 0.0
+        fit = Fit(
+            method,
+            self.folder / "checkpoint.pt",
+            self.run_folder.log if self.run_folder else None,
+            self.config.budget.epochs,
+            self.config.budget.seconds,
+            self.ranks,
+            self.config.checkpoint_every,
+            self.notify,
+        )
+        return fit.epochs if fit.run() else None
+
+    def _search(
+        self, run: Run, method: WeightSharing | None, strategy: Strategy, epochs: float
+    ) -> tuple[list[Trial], str]:
+        supernet = None if method is None else method.supernet
+        context = make_context(self.resolved, self.recorded, supernet=supernet, folder=self.folder)
+        with executor_of(self.resolved, context, self.folder) as executor:
+            loop = make_loop(self.resolved, strategy, executor, run, self.notify, epochs=epochs)
+            try:
+                reason = loop.run()
+            except BrokenProcessPool as error:
+                raise RunError(
+                    "a worker process ended by itself: out of memory, or it could not make what the configuration "
+                    "names (plugins must be installed, or be files under 'plugins'); its own words stand above. What "
+                    f"was done is saved; go on with: archloom resume {self.folder}"
+                ) from error
+        return [loop.trials[number] for number in sorted(loop.trials)], reason

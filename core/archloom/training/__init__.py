@@ -1,0 +1,34 @@
+"""How a network is trained and judged. One trainer for every network that archloom trains alone.
+
+recipe.py        how it is trained: plain numbers
+trainable.py     whether model, task and recipe fit one another
+loop.py          `train`: epoch after epoch
+trainer.py       what one epoch does
+optimization.py  what moves the weights
+precision.py     the type of the numbers
+scoring.py       accuracy and loss
+checkpoint.py    what is kept, so that a training goes on to the bit
+"""
+
+from .loop import Epoch, train
+from .optimization import build_optimizer, parameter_groups
+from .precision import Precision, check_finite, precision_context
+from .recipe import Recipe, learning_rate
+from .scoring import evaluate, recalibrate_batchnorm, topk_of
+from .trainable import check_trainable
+
+__all__ = [
+    "Epoch",
+    "Precision",
+    "Recipe",
+    "build_optimizer",
+    "check_finite",
+    "check_trainable",
+    "evaluate",
+    "learning_rate",
+    "parameter_groups",
+    "precision_context",
+    "recalibrate_batchnorm",
+    "topk_of",
+    "train",
+]

@@ -1,0 +1,95 @@
+"""Where a training stands, and the files that keep it: the best weights, the checkpoint, the table of epochs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import RunError
+from ..run import load_checkpoint, save_checkpoint, write_atomically
+from .optimization import Averaged
+
+
+@dataclass
+class State:
+    """All that a training's checkpoint holds.
+
+    averaged: None where the recipe does not average. done: epochs. best: the highest score. stale: epochs since
+    there was a better one. history: the metrics of each epoch.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    averaged: Averaged | None
+    done: int = 0
+    best: float = -math.inf
+    stale: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def network(self) -> nn.Module:
+        """What the training is judged by."""
+        return self.model if self.averaged is None else self.averaged.module
+
+    def record(self, metrics: Mapping[str, float], score: float | None) -> bool:
+        """Count the epoch; whether its weights are the best so far (a tie goes to the later ones)."""
+        self.done += 1
+        score = float(self.done) if score is None else score
+        improved = score >= self.best
+        self.stale = 0 if score > self.best else self.stale + 1
+        self.best = max(self.best, score)
+        self.history.append(dict(metrics))
+        return improved
+
+    def save(self, folder: Path, improved: bool) -> None:
+        """Write the best weights, the checkpoint and the table, in this order."""
+        if improved:
+            state = self.network.state_dict()
+            save_checkpoint(folder / "best.pt", {"model": state, "epoch": self.done})
+        save_checkpoint(
+            folder / "training.pt",
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "averaged": None if self.averaged is None else self.averaged.state_dict(),
+                "epoch": self.done,
+                "best": self.best,
+                "stale": self.stale,
+                "history": self.history,
+            },
+        )
+        self._write_table(folder)
+
+    def resume(self, folder: Path) -> None:
+        """Go on from the checkpoint in `folder`, where there is one."""
+        state = load_checkpoint(folder / "training.pt")
+        if state is None:
+            return
+        if (state["averaged"] is None) != (self.averaged is None):
+            raise RunError(f"{folder} holds a training with another ema; name another folder")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        self.done, self.best, self.stale = state["epoch"], state["best"], state["stale"]
+        self.history = list(state["history"])
+        self._write_table(folder)  # an interruption may have come between the checkpoint and the table
+
+    def _write_table(self, folder: Path) -> None:
+        """epochs.csv: a line for each epoch, all of its metrics."""
+        names = dict.fromkeys(name for metrics in self.history for name in metrics)
+        text = io.StringIO()
+        table = csv.DictWriter(text, ["epoch", *names])
+        table.writeheader()
+        table.writerows({"epoch": number, **metrics} for number, metrics in enumerate(self.history, 1))
+        write_atomically(folder / "epochs.csv", text.getvalue().encode())

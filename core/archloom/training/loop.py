@@ -1,0 +1,97 @@
+"""A training from its first epoch to its last: checked, gone on with, judged and kept after each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from ..augmentation import Erased
+from ..errors import ConfigError
+from ..model import Model
+from ..task import Split, Task
+from .precision import Precision
+from .recipe import Recipe
+from .trainable import check_trainable
+from .trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of a training.
+
+    metrics: lr, loss, accuracy, `top5` and other top-k of the training images, `validation.` before those of
+    the watched split, seconds, images_per_second. network: what the epoch is judged by, the averaged weights
+    where the recipe averages, else the model itself.
+    """
+
+    number: int
+    of: int
+    metrics: Mapping[str, float]
+    network: nn.Module
+
+
+def train(
+    model: Model,
+    task: Task,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+    splits: tuple[Split, ...] = ("weights", "architecture"),
+    watch: Split | None = "validation",
+    resolution: int | None = None,
+    folder: Path | None = None,
+    workers: int | None = None,
+    teacher: nn.Module | None = None,
+) -> Iterator[Epoch]:
+    """Train `model` in place on `splits`, yielding after each epoch. What cannot be is refused at once.
+
+    Order, augmentation, mixing and dropout are functions of (seed, epoch). With a `folder` a checkpoint is
+    written there after each epoch, and a training found there goes on to the bit; epochs.csv has a line for
+    each epoch; `best.pt` holds the state dict of the epoch with the highest accuracy on `watch` (the last one
+    where nothing is watched), averaged where the recipe averages. teacher: the network that `recipe.teacher`
+    means, with its weights; it is put into eval mode.
+    """
+    if precision not in get_args(Precision):
+        raise ConfigError(f"there is no precision '{precision}'; there are {', '.join(get_args(Precision))}")
+    shape = (task.shape[0], resolution, resolution) if resolution else task.shape
+    check_trainable(model.loss, task, recipe, watch=watch, teacher=teacher, shape=shape)
+    # made when the first epoch is asked for, since that moves the model to its device
+    make = partial(
+        Trainer, model, recipe, len(task.classes), seed, torch.device(device), precision, workers, teacher
+    )
+    return _epochs(make, recipe, task, splits, watch, resolution, folder)
+
+
+def _epochs(
+    make: Callable[[], Trainer],
+    recipe: Recipe,
+    task: Task,
+    splits: tuple[Split, ...],
+    watch: Split | None,
+    resolution: int | None,
+    folder: Path | None,
+) -> Iterator[Epoch]:
+    data: Any = task.dataset(*splits, augment=recipe.policy or recipe.augment, resolution=resolution)
+    data = Erased(data, recipe.erasing) if recipe.erasing else data
+    watched = task.dataset(watch, resolution=resolution) if watch else None
+    trainer = make()
+    state = trainer.state
+    if folder is not None:
+        state.resume(folder)
+    while state.done < recipe.epochs and not (recipe.patience is not None and state.stale >= recipe.patience):
+        trained = trainer.epoch(data)
+        judged = {} if watched is None else trainer.judge(watched, str(watch))
+        first = {name: trained[name] for name in ("lr", "loss", "accuracy")}
+        metrics = {**first, **judged, **trained}
+        improved = state.record(metrics, judged.get(f"{watch}.accuracy"))
+        if folder is not None:
+            state.save(folder, improved)
+        yield Epoch(state.done, recipe.epochs, metrics, state.network)

@@ -1,0 +1,100 @@
+"""What a network reaches on images with labels: while it is trained, on a split, and with statistics of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from ..model import evaluating
+from .precision import precision_context
+
+
+class Tally:
+    """Loss and hits of the images that a training goes through. They stay on the device: nothing waits for them."""
+
+    def __init__(self, ks: Sequence[int], device: torch.device) -> None:
+        self._ks, self._images = ks, 0
+        self.loss = torch.zeros((), device=device)  # summed over the images
+        self._hits = [torch.zeros((), device=device) for _ in (1, *ks)]
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Take in a batch: its mean loss, logits (N, classes), labels (N,)."""
+        self.loss += loss * len(labels)
+        self._hits[0].add_((logits.argmax(1) == labels).sum())
+        if self._ks:
+            among = logits.topk(max(self._ks), dim=1).indices == labels[:, None]  # (N, max k)
+            for hit, k in zip(self._hits[1:], self._ks, strict=True):
+                hit.add_(among[:, :k].sum())
+        self._images += len(labels)
+
+    def metrics(self, seconds: float) -> dict[str, float]:
+        """Mean `loss`, `accuracy` and top-k (%), and what `seconds` make of them."""
+        names = ("accuracy", *(f"top{k}" for k in self._ks))
+        shares = {name: 100 * float(hit) / self._images for name, hit in zip(names, self._hits, strict=True)}
+        return {
+            "loss": float(self.loss) / self._images,
+            **shares,
+            "seconds": seconds,
+            "images_per_second": self._images / seconds,
+        }
+
+
+def topk_of(model: nn.Module, classes: int) -> tuple[int, ...]:
+    """For which k it is told how many labels are among the k largest logits: 1, 5 where there are six classes
+    or more, and those that the model's head names in `topk`."""
+    asked = getattr(getattr(model, "head", None), "topk", ())
+    return tuple(sorted({1, *((5,) if classes > 5 else ()), *(k for k in asked if k <= classes)}))
+
+
+def evaluate(
+    model: nn.Module,
+    stream: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    precision: str = "float32",
+    *,
+    forward: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, float]:
+    """`accuracy` (top-1, %), `top5` and more (%, see `topk_of`) and `loss` (cross entropy, nats)."""
+    device = next(model.parameters()).device
+    names = {"accuracy" if k == 1 else f"top{k}": k for k in topk_of(model, num_classes)}
+    counters = {
+        name: MulticlassAccuracy(num_classes, top_k=k, average="micro").to(device)
+        for name, k in names.items()
+    }
+    total, images = 0.0, 0
+    with evaluating(model), torch.inference_mode():
+        for x, y in stream:
+            with precision_context(device, precision):
+                logits = (forward or model)(x).float()
+            total += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
+            images += len(y)
+            for counter in counters.values():
+                counter.update(logits, y)
+    result = {name: 100 * float(counter.compute()) for name, counter in counters.items()}
+    return result | {"loss": total / images}
+
+
+def recalibrate_batchnorm(model: nn.Module, stream: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Replace BatchNorm's running statistics by the plain mean over the batches of `stream`, in place.
+
+    For a network cut out of a supernet, whose running statistics are those of many paths. Dropout and
+    all else stay in eval mode. Never call it on a supernet: that would change it.
+    """
+    norms = [
+        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+    ]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(model), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative mean
+            norm.train()
+        for x, _ in stream:
+            model(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -1,0 +1,139 @@
+"""What an epoch does to a network: batches, mixing, loss, steps of the optimizer; and how it is judged after it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..augmentation import mixing
+from ..losses import distillation
+from ..model import Model
+from ..randomness import forked_rng
+from ..task import batches
+from .checkpoint import State
+from .optimization import Averaged, build_optimizer
+from .precision import check_finite, precision_context
+from .recipe import Recipe, learning_rate
+from .scoring import Tally, evaluate, topk_of
+from .trainable import soft
+
+
+class Trainer:
+    """Moves a model to its device and trains it there, in place, an epoch at a time; `state` is what is kept."""
+
+    def __init__(
+        self,
+        model: Model,
+        recipe: Recipe,
+        classes: int,
+        seed: int,
+        device: torch.device,
+        precision: str,
+        workers: int | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        self.model, self.recipe, self.classes, self.seed = model.to(device), recipe, classes, seed
+        self.device, self.precision, self.workers, self.teacher = device, precision, workers, teacher
+        if recipe.channels_last:
+            model.to(memory_format=torch.channels_last)
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(model) if recipe.compile else model
+        self.state = State(
+            model,
+            build_optimizer(recipe, model),
+            torch.amp.GradScaler(device.type, enabled=precision == "float16"),
+            None if recipe.ema is None else Averaged(model, recipe.ema),
+        )
+        self.mix = mixing(recipe.mixup, recipe.cutmix, classes)
+        self.ks = tuple(k for k in topk_of(model, classes) if k > 1)
+        if teacher is not None:
+            teacher.to(device).eval()
+
+    def epoch(self, data: Any) -> dict[str, float]:
+        """Train for an epoch; what it says of the training images."""
+        recipe, number = self.recipe, self.state.done
+        self.model.train()
+        started, tally = time.perf_counter(), Tally(self.ks, self.device)
+        steps, rate = max(1, len(data) // recipe.batch_size), 0.0
+        stream = batches(
+            data,
+            recipe.batch_size,
+            seed=self.seed,
+            epoch=number,
+            shuffle=True,
+            drop_last=True,
+            device=self.device,
+            workers=self.workers,
+            channels_last=recipe.channels_last,
+        )
+        with forked_rng(self.seed, "training", number):  # dropout and mixing draw from global state
+            for step, (x, y) in enumerate(stream):
+                first = step - step % recipe.accumulate
+                group = min(recipe.accumulate, steps - first)  # the last one may be smaller
+                if step == first:
+                    rate = self._set_rate(number + step / steps)
+                self._learn(x, y, tally, group, opens=step == first)
+                if step + 1 == first + group:
+                    self._move()
+        check_finite(tally.loss, f"epoch {number + 1}")
+        return {"lr": rate, **tally.metrics(time.perf_counter() - started)}
+
+    def _set_rate(self, epoch: float) -> float:
+        rate = learning_rate(self.recipe, epoch)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _learn(self, x: Tensor, y: Tensor, tally: Tally, group: int, *, opens: bool) -> None:
+        """Add a batch's gradient to those of its `group`, which it `opens` or not."""
+        targets = y
+        if self.mix is not None:
+            x, targets = self.mix(x, y)
+            y = targets.argmax(1)
+        with precision_context(self.device, self.precision):
+            logits = self.forward(x)
+            loss = self.loss(x, logits, targets)
+        if opens:
+            # not before the forward pass: what is freed now, the backward pass takes again
+            self.state.optimizer.zero_grad(set_to_none=True)
+        self.state.scaler.scale(loss / group if group > 1 else loss).backward()
+        tally.add(loss.detach(), logits.detach(), y)
+
+    def loss(self, x: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """The recipe's loss of images (N, C, H, W), a scalar: smoothed targets, and the teacher's part."""
+        recipe = self.recipe
+        if recipe.label_smoothing:
+            targets = soft(targets, self.classes, recipe.label_smoothing)
+        loss: Tensor = self.model.loss(logits, targets)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            taught = self.teacher(x)
+        told = distillation(logits.float(), taught.float(), temperature=recipe.temperature)
+        return (1 - recipe.distill_weight) * loss + recipe.distill_weight * told
+
+    def _move(self) -> None:
+        """One step of the optimizer."""
+        state = self.state
+        if self.recipe.clip is not None:
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if state.averaged is not None:
+            state.averaged.update()
+
+    def judge(self, watched: Any, split: str) -> dict[str, float]:
+        """Metrics of a split; with averaged weights theirs, and under `raw` the latest weights' own."""
+        found = self._judged(self.state.network, watched, split)
+        if self.state.averaged is None:
+            return found
+        return found | self._judged(self.model, watched, f"{split}.raw")
+
+    def _judged(self, network: nn.Module, watched: Any, prefix: str) -> dict[str, float]:
+        stream = batches(watched, 512, device=self.device, workers=self.workers)
+        judged = evaluate(network, stream, self.classes, self.precision)
+        return {f"{prefix}.{name}": value for name, value in judged.items()}
