@@ -7,6 +7,7 @@ and quartiles are kept. Ratios say how many times faster than a variant the op i
 from __future__ import annotations
 
 import copy
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -289,7 +290,12 @@ def measure(case: Case, *, seconds: float = 2.0, compiled: bool = False) -> list
     begun, rounds = time.perf_counter(), 0
     # what fits a cache is timed as it is in a loop of its own: the variant before it may have emptied the cache
     warm = case.n * case.bytes < CACHED
+    elsewhere = random.Random(0)
     while rounds < 5 or (time.perf_counter() - begun < seconds and rounds < 400):
+        # results would lie at the same addresses in every round, and one variant's may collide in a cache's sets
+        # with what it reads: what is held meanwhile moves them
+        held = [torch.empty_like(source) for _ in range(elsewhere.randrange(4))]
+        held.append(torch.empty(elsewhere.randrange(1 << 16), dtype=torch.uint8))
         names = list(found)
         names = names[rounds % len(names) :] + names[: rounds % len(names)]
         for name in names:
@@ -303,6 +309,7 @@ def measure(case: Case, *, seconds: float = 2.0, compiled: bool = False) -> list
         if warm:
             target.copy_(source)
         copies.append(_timed(lambda: target.copy_(source)))
+        del held
         rounds += 1
     return list(_rows(case, found, 2 * case.bytes / statistics.median(copies)))
 
