@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from archloom.errors import ConfigError
 from archloom.kernels import report
 from archloom.kernels.bench import Case, Row, cases, measure, traffic
 
+ROOT = Path(__file__).parents[2]
 SMALL = Case("swish", (2, 3, 5, 4))
 
 
@@ -65,16 +67,18 @@ def test_the_written_page_holds_every_variant_of_every_case(rows: list[Row], tmp
 
 
 def test_the_picture_has_a_bar_for_each_case_as_long_as_its_ratio(rows: list[Row]) -> None:
-    fast = [replace(rows[0]), *(replace(row, ratio_both=3.0) for row in rows[1:])]
+    fast = [replace(rows[0], own_both=True), *(replace(row, ratio_both=3.0) for row in rows[1:])]
     slow = [
-        replace(row, case=replace(SMALL, dtype="bfloat16"), ratio_both=0.5 if i else 1.0)
+        replace(row, case=replace(SMALL, dtype="bfloat16"), ratio_both=0.5 if i else 1.0, own_both=True)
         for i, row in enumerate(rows)
     ]
     tree = ET.fromstring(report.picture(fast + slow))
     bars = [bar for bar in tree.iter("{http://www.w3.org/2000/svg}rect") if bar.get("x")]
     assert len(bars) == 2
     assert float(bars[0].get("width", 0)) == pytest.approx(6 * float(bars[1].get("width", 0)), rel=0.02)
-    assert bars[0].get("fill") != bars[1].get("fill")
+    theirs = ET.fromstring(report.picture([replace(fast[0], own_both=False), *fast[1:]]))
+    grey = next(bar for bar in theirs.iter("{http://www.w3.org/2000/svg}rect") if bar.get("x"))
+    assert len({bar.get("fill") for bar in (*bars, grey)}) == 3
 
 
 def test_the_table_marks_a_row_that_is_behind_the_best_eager_variant(rows: list[Row]) -> None:
@@ -135,3 +139,29 @@ def test_what_the_information_says_runs_is_what_runs(rows: list[Row], op: str) -
         assert said.startswith("forward PyTorch's product, backward compiled (cpu)")
     else:
         assert said.startswith("PyTorch's product (cpu)")
+
+
+COMPARED = {
+    "mixed_sum": "eager",
+    "bn_mixed_sum": "eager",
+    "drop_connect_add": "eager",
+    "swish": "F.silu",
+    "bn_swish": "eager",
+    "scale_gate": "eager",
+    "drop_connect": "stochastic_depth",
+}
+
+
+def test_the_page_on_kernels_shows_the_figures_of_the_record() -> None:
+    record = json.loads((ROOT / "benchmarks/results/quick-2-threads.json").read_text())["rows"]
+    page = (ROOT / "docs/kernels.md").read_text().splitlines()
+    pairs = {line: re.findall(r"([\d.]+) / ([\d.]+)", line) for line in page if line.startswith("| `")}
+    shown = {line.split("`")[1]: found for line, found in pairs.items() if found}
+    assert shown.keys() == COMPARED.keys()
+    for op, variant in COMPARED.items():
+        measured = [row for row in record if row["case"]["op"] == op and row["variant"] == variant]
+        assert len(shown[op]) == len(measured)
+        for said, row in zip(shown[op], measured, strict=True):
+            for text, value in zip(said, (row["ratio_forward"], row["ratio_both"]), strict=True):
+                digits = len(text.partition(".")[2])
+                assert float(text) == round(value, digits), f"{op} at {row['case']['shape']}"

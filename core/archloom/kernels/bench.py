@@ -270,7 +270,7 @@ class Row:
 
 
 def measure(case: Case, *, seconds: float = 2.0, compiled: bool = False) -> list[Row]:
-    """Time every variant of `case` in turn for about `seconds`; the first row is the op's own.
+    """Time every variant of `case`, all in each round, for about `seconds`; the first row is the op's own.
 
     Ratios are variant / archloom in time (above one: the op is faster). Bandwidth fractions hold the ideal
     traffic against `copy`, the bytes per second of y.copy_(x) on the same tensor in the same run.
@@ -290,14 +290,13 @@ def measure(case: Case, *, seconds: float = 2.0, compiled: bool = False) -> list
     begun, rounds = time.perf_counter(), 0
     # what fits a cache is timed as it is in a loop of its own: the variant before it may have emptied the cache
     warm = case.n * case.bytes < CACHED
-    elsewhere = random.Random(0)
+    chance = random.Random(0)
     while rounds < 5 or (time.perf_counter() - begun < seconds and rounds < 400):
         # results would lie at the same addresses in every round, and one variant's may collide in a cache's sets
         # with what it reads: what is held meanwhile moves them
-        held = [torch.empty_like(source) for _ in range(elsewhere.randrange(4))]
-        held.append(torch.empty(elsewhere.randrange(1 << 16), dtype=torch.uint8))
-        names = list(found)
-        names = names[rounds % len(names) :] + names[: rounds % len(names)]
+        held = [torch.empty_like(source) for _ in range(chance.randrange(4))]
+        held.append(torch.empty(chance.randrange(1 << 16), dtype=torch.uint8))
+        names = chance.sample(list(found), len(found))  # no variant always after the same other
         for name in names:
             if warm:
                 _timed_forward(found[name])

@@ -101,11 +101,12 @@ def picture(rows: Iterable[Row]) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
         'font-size="11"><rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{left}" y="14">times faster than the best eager variant, forward + backward</text>',
+        f'<text x="{left}" y="14">times faster than the best eager variant, forward + backward '
+        "(grey: PyTorch itself ran)</text>",
     ]
     for i, group in enumerate(groups):
         ratio, y = best_eager(group, both=True), 24 + i * bar
-        colour = "#3b7dd8" if ratio >= 1 else "#d8823b"
+        colour = "#9aa5b1" if not group[0].own_both else "#3b7dd8" if ratio >= 1 else "#d8823b"
         parts.append(
             f'<text x="{left - 6}" y="{y + 11}" text-anchor="end">{escape(str(group[0].case))}</text>'
             f'<rect x="{left}" y="{y}" width="{ratio * scale:.0f}" height="{bar - 5}" fill="{colour}"/>'
