@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from archloom import kernels
-from archloom.kernels import bench
+from archloom.kernels.workloads import SHAPES, Case, cases, variants
 
 if not kernels.status().native:
     pytest.skip(f"no compiled kernels: {kernels.status().reasons['cpu']}", allow_module_level=True)
 ALLOCATOR = kernels.keep_freed_memory()
-CASES = list(bench.cases(quick=True, shapes=bench.SHAPES[:2]))
+CASES = list(cases(quick=True, shapes=SHAPES[:2]))
 
 
 @pytest.mark.parametrize("variant", ["archloom", "eager"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_forward_and_backward(benchmark: Any, case: bench.Case, variant: str) -> None:
-    found = bench.variants(case)
+def test_forward_and_backward(benchmark: Any, case: Case, variant: str) -> None:
+    found = variants(case)
     chosen = found[variant] if variant in found else found["F.silu"]
     grad = torch.randn_like(chosen.call())
     benchmark.group = str(case)

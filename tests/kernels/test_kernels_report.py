@@ -18,7 +18,8 @@ from archloom.cli import app
 from archloom.commands.bench import bench
 from archloom.errors import ConfigError
 from archloom.kernels import report
-from archloom.kernels.bench import Case, Row, cases, measure, traffic
+from archloom.kernels.bench import Row, measure
+from archloom.kernels.workloads import Case, cases, traffic
 
 ROOT = Path(__file__).parents[2]
 SMALL = Case("swish", (2, 3, 5, 4))

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archloom import ops
-from archloom.kernels import bench
+from archloom.kernels.bench import saved_bytes
+from archloom.kernels.workloads import Case, variants
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
@@ -271,16 +272,16 @@ def test_statistics_survive_a_large_mean_and_an_outlier(isa: str) -> None:
 @pytest.mark.usefixtures("compiled")
 def test_no_more_is_saved_for_the_backward_than_promised() -> None:
     def saved(op: str, n: int = 1) -> float:
-        case = bench.Case(op, (8, 16, 16, 16), n=n)
-        return bench.saved_bytes(bench.variants(case)["archloom"].call) / case.bytes
+        case = Case(op, (8, 16, 16, 16), n=n)
+        return saved_bytes(variants(case)["archloom"].call) / case.bytes
 
     assert saved("swish") == 1
     assert saved("drop_connect") < 0.01
     assert saved("drop_connect_add") < 0.01
     assert 9 <= saved("mixed_sum", 9) < 9.01
     assert 9 <= saved("bn_mixed_sum", 9) < 9.2  # half of eager's, which keeps the normalized candidates too
-    case = bench.Case("bn_mixed_sum", (8, 16, 16, 16), n=9)
-    assert bench.saved_bytes(bench.variants(case)["eager"].call) / case.bytes >= 18
+    case = Case("bn_mixed_sum", (8, 16, 16, 16), n=9)
+    assert saved_bytes(variants(case)["eager"].call) / case.bytes >= 18
     assert 1 <= saved("bn_swish") < 1.05
     assert 1 <= saved("scale_gate") < 1.05
 

@@ -33,8 +33,9 @@ def bench(
     import torch
 
     from .. import kernels
-    from ..kernels.bench import cases, measure
+    from ..kernels.bench import measure
     from ..kernels.report import machine, table, write
+    from ..kernels.workloads import cases
 
     if not kernels.status().native:
         raise ConfigError(f"the compiled kernels are not in use: {kernels.status().reasons['cpu']}")
