@@ -173,7 +173,7 @@ def moved(model, optimizer, steps=60):
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
 def test_rmsprop_in_tensorflows_form_moves_as_timms(momentum, weight_decay):
-    timm = pytest.importorskip("timm.optim")
+    timm = pytest.importorskip("timm.optim", reason="timm is not installed; it is an optional extra")
     options = {
         "lr": 0.02,
         "alpha": 0.9,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from compiled import needs_kernels
 
-from archloom import kernels, supernet
+from archloom import supernet
 from archloom.ops import mixed_sum_ref
 from archloom.supernet import Mixture, Supernet
 from archloom_fbnet import FBNetSpace
@@ -29,7 +30,7 @@ def step(seed: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
     return loss.detach(), [g for g in gradients if g is not None]
 
 
-@pytest.mark.skipif(not kernels.status().native, reason="the compiled kernels are not in use")
+@needs_kernels
 def test_a_fused_and_an_eager_step_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     fused = step(3)
     monkeypatch.setattr(supernet, "mixed_sum", mixed_sum_ref)

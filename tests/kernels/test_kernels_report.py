@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compiled import WHY
+from compiled import needs_kernels
 from typer.testing import CliRunner
 
 from archloom import kernels
@@ -27,8 +27,6 @@ SMALL = Case("swish", (2, 3, 5, 4))
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    if not kernels.status().native:
-        pytest.skip(WHY)
     return measure(SMALL, seconds=0.01)
 
 
@@ -113,6 +111,7 @@ def test_the_whole_table_has_each_op_dtype_layout_and_number_of_candidates() -> 
         assert max(case.bytes for case in mine) >= (50 << 20 if "mixed" in op else 140 << 20)
 
 
+@needs_kernels
 def test_the_command_leaves_table_picture_and_figures(rows: list[Row], tmp_path: Path) -> None:
     told = ["--default-allocator", "bench", "drop_connect", "--quick", "--seconds", "0.01"]
     result = CliRunner().invoke(app, [*told, "--out", str(tmp_path), "--name", "here"])
@@ -123,12 +122,14 @@ def test_the_command_leaves_table_picture_and_figures(rows: list[Row], tmp_path:
     assert "stochastic_depth" in page
 
 
+@needs_kernels
 def test_an_unknown_operation_is_refused_with_the_known_ones(rows: list[Row], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no operation swihs; known: swish, "):
         bench(["swihs"], folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+@needs_kernels
 @pytest.mark.parametrize("op", kernels.OPERATIONS)
 def test_what_the_information_says_runs_is_what_runs(rows: list[Row], op: str) -> None:
     case = Case(op, (16, 96, 56, 56), n=2 if "mixed" in op else 1)

@@ -89,7 +89,9 @@ def test_json_and_pickle_give_what_csv_gives(file, form, ending):
 
 
 def test_parquet_gives_what_csv_gives(file, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet = pytest.importorskip(
+        "pyarrow.parquet", reason="pyarrow is not installed; it is an optional extra"
+    )
     import pyarrow
 
     columns = pyarrow.Table.from_pylist(FORMS["a list of rows"])

@@ -26,7 +26,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="PyTorch's threads; default: as they are.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Time the kernels against eager PyTorch, its own fused ops, torch.compile and a copy, all in turn.
+    """Time the kernels against eager PyTorch, its own fused ops, torch.compile and a copy, all in each round.
 
     Ties and losses are printed as well. `archloom --default-allocator bench` leaves glibc as it is.
     """

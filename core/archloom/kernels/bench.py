@@ -18,10 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..ops import PAST_CACHES
 from .workloads import Case, Variant, random_tensor, traffic, variants
-
-CACHED = 32 << 20
-"""Bytes that a shared cache of the last level holds on most machines."""
 
 
 def saved_bytes(call: Callable[[], Tensor]) -> int:
@@ -104,7 +102,7 @@ def measure(case: Case, *, seconds: float = 2.0, compiled: bool = False) -> list
         _timed_forward(variant)
     begun, rounds = time.perf_counter(), 0
     # what fits a cache is timed as it is in a loop of its own: the variant before it may have emptied the cache
-    warm = case.n * case.bytes < CACHED
+    warm = case.n * case.bytes < PAST_CACHES
     chance = random.Random(0)
     while rounds < 5 or (time.perf_counter() - begun < seconds and rounds < 400):
         # results would lie at the same addresses in every round, and one variant's may collide in a cache's sets
