@@ -56,37 +56,45 @@ class Resolved:
 def resolve(config: SearchConfig, host: Host) -> Resolved:
     """Look everything up, check every option, and check that the parts fit one another."""
     method, strategy = _who(config, host)
+    _check_options(config, host)  # all of them before anything is made, which takes time and libraries
     space = make(host, "space", config.space)
-    task = make(host, "task", config.task)
     estimators = [make(host, "estimator", part) for part in config.estimators]
     metrics = _metrics(estimators)
     _check_needs(config, space, method, strategy, estimators)
-    parts = model_parts(host, config.model)
+    objectives = [_objective(name, metrics, "objectives") for name in config.objectives]
+    constraints = [_constraint(text, metrics) for text in config.constraints]
+    picking = _picking(config, metrics)
+    check_reference(config.reference, config.objectives)
+    if config.verdict.seeds and config.verdict.cost not in metrics:
+        raise ConfigError(
+            f"verdict.cost is '{config.verdict.cost}', which no estimator here measures; there are {', '.join(metrics)}"
+        )
     resolved = Resolved(
         config=config,
         host=host,
         space=space,
-        task=task,
-        parts=parts,
+        task=make(host, "task", config.task),
+        parts=model_parts(host, config.model),
         estimators=estimators,
         metrics=metrics,
-        objectives=[_objective(name, metrics, "objectives") for name in config.objectives],
-        constraints=[_constraint(text, metrics) for text in config.constraints],
-        picking=_picking(config, metrics),
+        objectives=objectives,
+        constraints=constraints,
+        picking=picking,
         recipe=make(host, "recipe", config.recipe),
         method=method,
         strategy=strategy,
         device=device_of(config.device),
     )
-    check_reference(config.reference, config.objectives)
-    for part in config.observers:
-        host.get("observer", part.type).validate(part.options)
-    if config.verdict.seeds and config.verdict.cost not in metrics:
-        raise ConfigError(
-            f"verdict.cost is '{config.verdict.cost}', which no estimator here measures; there are {', '.join(metrics)}"
-        )
-    _check_fit(config, space, task, parts, supernet=method is not None)
+    _check_fit(config, space, resolved.task, resolved.parts, supernet=method is not None)
     return resolved
+
+
+def _check_options(config: SearchConfig, host: Host) -> None:
+    parts: list[tuple[Kind, Part]] = [("space", config.space), ("task", config.task), ("recipe", config.recipe)]
+    parts += [("estimator", part) for part in config.estimators]
+    parts += [("observer", part) for part in config.observers]
+    for kind, part in parts:
+        host.get(kind, part.type).validate(part.options)
 
 
 def device_of(name: str) -> torch.device:

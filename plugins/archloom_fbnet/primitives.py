@@ -22,7 +22,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import FrozenBatchNorm2d
 
 from archloom.errors import SpaceError, nearest
 
@@ -130,6 +129,8 @@ def make_norm(channels: int, options: BlockOptions) -> nn.Module:
     if options.norm == "bn":
         return nn.BatchNorm2d(channels)
     if options.norm == "frozen_bn":
+        from torchvision.ops import FrozenBatchNorm2d  # takes a second, which only its users should spend
+
         return FrozenBatchNorm2d(channels)
     if channels % options.norm_groups:
         raise SpaceError(

@@ -12,13 +12,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.classification import (
-    multiclass_calibration_error,
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
-)
 
 from ..errors import ConfigError, TaskError
 from ..task import SPLITS, Split, batches
@@ -220,6 +213,14 @@ def _judged(
     classes: tuple[str, ...], logs: Tensor, labels: Tensor, ks: Sequence[int], unreadable: tuple[str, ...]
 ) -> Evaluation:
     """logs: (N, C) logarithms of probabilities; labels: (N,)."""
+    from torchmetrics.functional.classification import (  # takes two seconds: not before it is needed
+        multiclass_calibration_error,
+        multiclass_confusion_matrix,
+        multiclass_f1_score,
+        multiclass_precision,
+        multiclass_recall,
+    )
+
     count = len(classes)
     probabilities = logs.exp()
     confidences, predicted = probabilities.max(1)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 Array = NDArray[np.float64]
 
@@ -69,6 +68,8 @@ def kendall(x: Array, y: Array, index: NDArray[np.int64]) -> Array:
 
 def spearman(x: Array, y: Array, index: NDArray[np.int64]) -> Array:
     """Spearman's rho of each row of `index`: Pearson's correlation of the ranks, ties sharing the mean rank."""
+    from scipy.stats import rankdata  # type: ignore[import-untyped]
+
     rx, ry = (rankdata(v[index], axis=1) for v in (x, y))
     rx, ry = rx - rx.mean(1, keepdims=True), ry - ry.mean(1, keepdims=True)
     return _ratio((rx * ry).sum(1), np.sqrt((rx**2).sum(1) * (ry**2).sum(1)))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from ..model import evaluating
 from .precision import precision_context
@@ -58,6 +57,8 @@ def evaluate(
     forward: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
     """`accuracy` (top-1, %), `top5` and more (%, see `topk_of`) and `loss` (cross entropy, nats)."""
+    from torchmetrics.classification import MulticlassAccuracy  # takes two seconds: not before it is needed
+
     device = next(model.parameters()).device
     names = {"accuracy" if k == 1 else f"top{k}": k for k in topk_of(model, num_classes)}
     counters = {
