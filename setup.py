@@ -45,7 +45,7 @@ CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0+PTX"
 
 def sources(*sections: str) -> list[str]:
     """The sources of some sections of csrc/manifest.txt, which CMake reads too."""
-    lines = (ROOT / "csrc" / "manifest.txt").read_text().splitlines()
+    lines = (ROOT / "csrc" / "manifest.txt").read_text(encoding="utf-8").splitlines()
     entries = [line.split() for line in lines if line.strip() and not line.startswith("#")]
     return [f"csrc/{path}" for section, path in entries if section in sections]
 
@@ -60,7 +60,13 @@ def toolkit_root() -> str | None:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         return None
-    dry = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True)
+    dry = subprocess.run(
+        [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
     top = re.search(r"_HERE_=(\S+)", dry.stderr + dry.stdout)
     return str(Path(top[1]).parent) if top else None
 
@@ -73,7 +79,9 @@ def cuda_refusal(root: str | None) -> str:
         return f"PyTorch {torch.__version__} was built without CUDA"
     if root is None:
         return "no nvcc on the PATH and no CUDA_HOME"
-    version = subprocess.run([f"{root}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
+    version = subprocess.run(
+        [f"{root}/bin/nvcc", "--version"], capture_output=True, text=True, encoding="utf-8", errors="replace"
+    ).stdout
     release = re.search(r"release (\d+)\.(\d+)", version)
     if release is None:
         return f"{root}/bin/nvcc does not say its version"
@@ -168,7 +176,7 @@ def command(info: dict[str, object]) -> type[build_ext]:
 
 def write_info(info: dict[str, object], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "_build_info.json").write_text(json.dumps(info, indent=1) + "\n")
+    (folder / "_build_info.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
 
 
 def build() -> dict[str, object]:

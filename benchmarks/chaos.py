@@ -123,7 +123,7 @@ def finish(config: Path, folder: Path, output: Path) -> float:
     before = time.perf_counter()
     _, status = os.waitpid(start(begin_or_resume(config, folder), output), 0)
     if status:
-        raise SystemExit(f"the search failed:\n{output.read_text()[-3000:]}")
+        raise SystemExit(f"the search failed:\n{output.read_text(encoding='utf-8')[-3000:]}")
     return time.perf_counter() - before
 
 
@@ -134,7 +134,7 @@ def kill(config: Path, folder: Path, output: Path, after: float) -> bool:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             if status:
-                raise SystemExit(f"the search failed:\n{output.read_text()[-3000:]}")
+                raise SystemExit(f"the search failed:\n{output.read_text(encoding='utf-8')[-3000:]}")
             return False
         time.sleep(0.002)
     os.kill(pid, signal.SIGKILL)
@@ -149,7 +149,7 @@ def untimed(metrics: dict[str, float]) -> dict[str, float]:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """All that must agree between two runs."""
-    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
     def results(kind: str, *left_out: str) -> list[dict[str, Any]]:
         found = {
@@ -163,7 +163,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         }
         return [found[key] for key in sorted(found, key=str)]
 
-    document = json.loads((folder / "architecture.json").read_text())
+    document = json.loads((folder / "architecture.json").read_text(encoding="utf-8"))
     document["metrics"] = untimed(document["metrics"])
     return {
         "proposals": [e["architecture"] for e in events if e["event"] == "propose"],
@@ -182,7 +182,7 @@ def compare(
     """Run undisturbed and killed; what differs."""
     folder.mkdir(parents=True)
     config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(configuration))
+    config.write_text(yaml.safe_dump(configuration), encoding="utf-8")
     seconds = finish(config, folder / "whole", folder / "whole.txt")
     killed = 0
     for _ in range(kills):

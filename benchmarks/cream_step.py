@@ -172,7 +172,9 @@ def main() -> None:
             "constant / plain": ratio(times["constant"], times["plain"]),
         }
     print(json.dumps(document, indent=1))
-    (Path(__file__).parent / "results" / "cream_step.json").write_text(json.dumps(document, indent=1) + "\n")
+    (Path(__file__).parent / "results" / "cream_step.json").write_text(
+        json.dumps(document, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -80,7 +80,9 @@ def main() -> None:
     setting = setting_of(torch.device("cpu"), 1).__dict__
     note = "; ".join(filter(None, [f"{given.jobs} processes at once", given.note]))
     document = {"date": time.strftime("%Y-%m-%d"), "setting": setting | {"note": note}, "rows": rows}
-    (HERE / "results" / f"{given.example}_seeds.json").write_text(json.dumps(document, indent=1) + "\n")
+    (HERE / "results" / f"{given.example}_seeds.json").write_text(
+        json.dumps(document, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -134,9 +134,11 @@ def main(seeds: int, out: Path) -> None:
     space = make(host, "space", Part(type="fbnet", options=dict(SPACE)))
     task = make(host, "task", Part(type="digits"))
     log = out.with_name(out.name + "l")
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    lines = (
+        [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    )
     done = {(line["architecture"], line["seed"]) for line in lines}
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         for seed, architecture in itertools.product(range(seeds), list(architectures(space))):
             if (str(architecture), seed) not in done:
                 lines.append(training(space, task, architecture, seed))

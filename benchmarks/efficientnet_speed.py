@@ -164,7 +164,7 @@ def _summary(times: dict[str, list[float]], layout: dict[str, str], seed: int) -
 
 def environment() -> dict[str, Any]:
     """What the figures depend on."""
-    with open("/proc/cpuinfo") as file:
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
         cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
     allocator = {name: value for name, value in os.environ.items() if "MALLOC" in name}
     return {
@@ -222,7 +222,7 @@ def main() -> None:
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
         path = arguments.output / "efficientnet_speed.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(f"written to {path}")
 
 

@@ -102,7 +102,7 @@ def main(batch: int) -> None:
         "peak GiB": round(peak, 2),
     }
     path = Path(__file__).parent / "results" / "imagenet_supernet.json"
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

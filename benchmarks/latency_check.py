@@ -53,7 +53,7 @@ def main(networks: int, runs: int) -> bool:
         "predicted": here["predicted"]["sum of the table"],
     }
     path = Path(__file__).parent / "results" / "latency_check.json"
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     for name in ("sum of the table", "calibrated"):
         one = document[name]
         print(

@@ -88,7 +88,8 @@ def main(units: int) -> None:
         "distance from the references, as a share of the weights' norm": rows,
     }
     (ROOT / "benchmarks" / "results" / "kernels_agreement.json").write_text(
-        json.dumps(document, indent=1) + "\n"
+        json.dumps(document, indent=1) + "\n",
+        encoding="utf-8",
     )
 
 

@@ -36,7 +36,7 @@ class Images(Protocol):
 def read_model(path: str | Path) -> ModelConfig:
     """The `model:` section of a YAML file, or the file itself where it is nothing but one."""
     try:
-        data = yaml.safe_load(Path(path).read_text())
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the model {path}: {error.strerror}") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:

@@ -241,7 +241,7 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> SearchConfig
 def read_yaml(path: str | Path) -> Any:
     """The plain data in a YAML file; a ConfigError where it cannot be read."""
     try:
-        return yaml.safe_load(Path(path).read_text())
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:  # no text, 2001-99-99, [[[[...

@@ -61,18 +61,20 @@ def versions(host: Host) -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The git commit of the working directory, with "+" where files differ from it; None outside git."""
+    """The git commit of the working directory, with "+" where files differ from it; None outside git.
+
+    git is asked without locks, so that its index stays as it is, and its words stay bytes: a file's name may be none
+    that can be decoded.
+    """
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
+        head = _git("rev-parse", "HEAD").decode("ascii").strip()
+        changed = _git("status", "--porcelain", "--untracked-files=no").strip()
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
-    return commit + ("+" if changed else "")
+    return head + ("+" if changed else "")
+
+
+def _git(*words: str) -> bytes:
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    done = subprocess.run(["git", *words], capture_output=True, timeout=10, check=True, env=environment)
+    return done.stdout

@@ -52,7 +52,7 @@ def setting_of(device: torch.device, batch: int, dtype: torch.dtype = torch.floa
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -187,7 +187,7 @@ class LatencyTable:
     def read(cls, path: str | Path) -> LatencyTable:
         """A table from a JSON file."""
         try:
-            data = json.loads(Path(path).read_text())
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read the latency table {path}: {error}") from error
         return cls.from_json(data, str(path))

@@ -90,7 +90,11 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
 
 
 def _check_options(config: SearchConfig, host: Host) -> None:
-    parts: list[tuple[Kind, Part]] = [("space", config.space), ("task", config.task), ("recipe", config.recipe)]
+    parts: list[tuple[Kind, Part]] = [
+        ("space", config.space),
+        ("task", config.task),
+        ("recipe", config.recipe),
+    ]
     parts += [("estimator", part) for part in config.estimators]
     parts += [("observer", part) for part in config.observers]
     for kind, part in parts:

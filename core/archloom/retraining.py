@@ -175,7 +175,7 @@ def _check_same(folder: Path, identity: dict[str, Any], told: dict[str, Any]) ->
     path = folder / "training.yaml"
     identity = yaml.safe_load(yaml.safe_dump(identity, sort_keys=False))  # lists for tuples, as in the file
     if path.exists() and (folder / "training.pt").exists():
-        then = yaml.safe_load(path.read_text())
+        then = yaml.safe_load(path.read_text(encoding="utf-8"))
         if differing := [key for key in identity if then.get(key) != identity[key]]:
             raise RunError(
                 f"{folder} holds another training (its {', '.join(differing)} differ); name another folder with --out"

@@ -204,12 +204,12 @@ def recorded(folder: Path, name: str, measure: Callable[[], Any]) -> Any:
     """A JSON value measured once in a run's life, whichever of its processes asks first."""
     path = folder / "recorded" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / ".lock").open("w") as lock:
+    with (path.parent / ".lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             write_json(path, measure())
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"{path} is damaged; delete it to have it measured again") from error
 
@@ -238,7 +238,7 @@ class Run:
         """The content of a JSON file of the folder; a RunError where it is not there."""
         path = self.folder / name
         try:
-            return json.loads(path.read_text())
+            return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise RunError(f"{self.folder} has no {name}; is it the folder of a finished run?") from error
         except ValueError as error:

@@ -85,7 +85,7 @@ def find(name: str | Path | Mapping[str, Any], host: Host, options: Mapping[str,
         path = path / "architecture.json"
     if path.is_file():
         try:
-            document = json.loads(path.read_text())
+            document = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read the architecture {path}: {error}") from error
         return _from_document(document, host, options, str(path))

@@ -138,7 +138,7 @@ class ScalingSpace:
             return self._base
         path = Path(self._base)
         path = path / "architecture.json" if path.is_dir() else path
-        return json.loads(path.read_text()) if path.is_file() else self._base  # type: ignore[no-any-return]
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else self._base  # type: ignore[no-any-return]
 
 
 def _coefficients(architecture: Architecture) -> tuple[float, float, float]:

@@ -115,7 +115,7 @@ def read_table(path: str | Path, space: Any) -> LatencyTable:
     that is neither, or that does not have the space's layers and candidates in the space's order.
     """
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the latency table {path}: {error}") from error
     if text.lstrip().startswith("{"):
@@ -154,4 +154,4 @@ def write_reference_table(table: LatencyTable, path: str | Path) -> None:
     if any(other != names[0] for other in names):
         raise ConfigError("the text format has one list of candidates; this table's layers differ in theirs")
     rows = [" ".join(repr(1000 * cost) for cost in table.costs(name)) for name in table.layers]
-    Path(path).write_text("\n".join([" ".join(names[0]), *rows]) + "\n")
+    Path(path).write_text("\n".join([" ".join(names[0]), *rows]) + "\n", encoding="utf-8")

@@ -97,7 +97,9 @@ def _mean(values: Sequence[float]) -> float:
 def _read(path: str | None, where: str) -> Mapping[str, Any]:
     try:
         shipped = resources.files(__package__).joinpath("digits_networks.json")
-        document = json.loads(shipped.read_text() if path is None else Path(path).read_text())
+        document = json.loads(
+            shipped.read_text(encoding="utf-8") if path is None else Path(path).read_text(encoding="utf-8")
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {where}: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:

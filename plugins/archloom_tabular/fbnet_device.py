@@ -28,7 +28,9 @@ class DeviceTable:
     @classmethod
     def shipped(cls, device: str) -> DeviceTable:
         """The table of one device; a ConfigError that lists the devices where there is none."""
-        data = json.loads(resources.files(__package__).joinpath("fbnet_devices.json").read_text())
+        data = json.loads(
+            resources.files(__package__).joinpath("fbnet_devices.json").read_text(encoding="utf-8")
+        )
         if device not in data["devices"]:
             raise ConfigError(
                 f"fbnet_device knows no device '{device}'; it knows {', '.join(data['devices'])}"

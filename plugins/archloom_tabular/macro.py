@@ -47,9 +47,9 @@ def read_macro(path: str | Path | None = None) -> Mapping[str, Row]:
     where = "the shipped table of NAS-Bench-Macro" if path is None else str(path)
     try:
         text = (
-            resources.files(__package__).joinpath("nasbench_macro_cifar10.json").read_text()
+            resources.files(__package__).joinpath("nasbench_macro_cifar10.json").read_text(encoding="utf-8")
             if path is None
-            else Path(path).read_text()
+            else Path(path).read_text(encoding="utf-8")
         )
         data = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, where))
     except (OSError, ValueError) as error:

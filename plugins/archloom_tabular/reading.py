@@ -113,7 +113,7 @@ def _json(path: Path, architecture: str) -> Iterator[tuple[str, Row]]:
         return table
 
     try:
-        data = json.loads(path.read_text(), object_pairs_hook=once)
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     except ValueError as error:
         raise ConfigError(f"{path} is no JSON: {error}") from error
     yield from _entries(path, data, architecture)

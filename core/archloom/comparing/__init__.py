@@ -129,7 +129,7 @@ def _optima(comparison: Comparison, folder: Path, host: Host) -> dict[str, dict[
     path = folder / "optimum.json"
     if path.exists():
         try:
-            kept = json.loads(path.read_text())
+            kept = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise RunError(f"{path} is damaged; delete it to have it measured again") from error
         if kept.get("of") == key:

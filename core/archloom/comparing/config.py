@@ -200,7 +200,7 @@ def _told(problem: Any, where: str) -> str:
 def read_comparison(path: str | Path, overrides: tuple[str, ...] = ()) -> Comparison:
     """A comparison from a YAML file, with `key=value` overrides: `seeds=50`."""
     try:
-        data = yaml.safe_load(Path(path).read_text())
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the comparison {path}: {error.strerror}") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:

@@ -61,11 +61,11 @@ def metrics_beside(trained: Trained) -> dict[str, float]:
     if trained.weights is None or trained.weights != trained.source.weights:
         return {}
     if (folder / "metrics.json").is_file():
-        found: dict[str, float] = json.loads((folder / "metrics.json").read_text())
+        found: dict[str, float] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         return found
     if (folder / "log.jsonl").is_file():  # a run: its weights are those of the found network's first training
         network = trained.source.document.get("architecture")
-        for line in (folder / "log.jsonl").read_text().splitlines():
+        for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
             event = json.loads(line) if '"final"' in line else {}
             if event.get("role") == "found" and event["architecture"] == network:
                 own = ("validation.", "test.")
@@ -133,6 +133,6 @@ def _stored(source: str) -> Mapping[str, Any]:
     """What a run or a training wrote down of itself."""
     for name in ("training.yaml", "config.yaml"):
         if (Path(source) / name).is_file():
-            found: Mapping[str, Any] = yaml.safe_load((Path(source) / name).read_text())
+            found: Mapping[str, Any] = yaml.safe_load((Path(source) / name).read_text(encoding="utf-8"))
             return found
     return {}

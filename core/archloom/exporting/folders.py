@@ -79,7 +79,7 @@ def write_timm(
         "model_args": {"document": document},
         "archloom": {key: facts[key] for key in ("format", "params", "macs", "metrics", "provenance")},
     }
-    path.with_name("config.json").write_text(json.dumps(config, indent=1))
+    path.with_name("config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     with following("a folder for timm"):
         model = timm.create_model(f"local-dir:{path.parent}", pretrained=True, host=trained.host).eval()
     return compare(model, images, wanted, None, "the network that timm builds")

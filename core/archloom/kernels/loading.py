@@ -116,7 +116,7 @@ def _load_cuda() -> str:
 def build_info() -> dict[str, Any]:
     """What the build wrote down: mode, what was built, what failed and why. Empty without a build."""
     path = _FOLDER / "_build_info.json"
-    info: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if (native := _native()) is not None:
         info |= native.build_info()
     return info

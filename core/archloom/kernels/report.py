@@ -45,7 +45,7 @@ def machine(allocator: str) -> dict[str, Any]:
 
 def _lines(path: str) -> list[str]:
     file = Path(path)
-    return file.read_text().splitlines() if file.exists() else []
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 def best_eager(rows: Sequence[Row], *, both: bool) -> float:
@@ -127,5 +127,5 @@ def write(folder: Path, name: str, rows: Sequence[Row], environment: dict[str, A
     }
     paths = [folder / f"{name}.{kind}" for kind in texts]
     for path, text in zip(paths, texts.values(), strict=True):
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return paths

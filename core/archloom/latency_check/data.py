@@ -48,7 +48,7 @@ def read_measured(path: str | Path, space: Any) -> Measured:
             raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
             rows = _csv(raw.decode("utf-8-sig"), name)
         elif file.suffix == ".json":
-            rows = _json(file.read_text(), name)
+            rows = _json(file.read_text(encoding="utf-8"), name)
         else:
             raise ConfigError(f"{path}: measured networks are read from .csv, .csv.gz and .json; convert it")
         return _checked(rows, name, list(space.choices))

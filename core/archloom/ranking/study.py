@@ -79,7 +79,7 @@ class _Study:
         path = self.folder / "config.yaml"
         if path.exists():
             try:
-                begun = yaml.safe_load(path.read_text())
+                begun = yaml.safe_load(path.read_text(encoding="utf-8"))
             except (OSError, ValueError, yaml.YAMLError) as error:
                 raise RunError(f"cannot read {path}: {error}") from error
             if begun != mine:

@@ -62,7 +62,7 @@ class Story:
                 raise RunError(
                     f"{folder} is no run folder: it has no {name}. Name the folder that archloom search wrote"
                 )
-        text = (folder / "config.yaml").read_text()
+        text = (folder / "config.yaml").read_text(encoding="utf-8")
         try:
             config = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -154,7 +154,7 @@ class Story:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:

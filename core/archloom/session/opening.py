@@ -24,7 +24,7 @@ def read_stored(folder: str | Path) -> dict[str, Any]:
     """The configuration in a run folder, as plain data."""
     path = Path(folder) / "config.yaml"
     try:
-        stored = yaml.safe_load(path.read_text())
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"{folder} is no run folder: it has no config.yaml") from error
     except (OSError, ValueError, yaml.YAMLError) as error:

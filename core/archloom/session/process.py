@@ -26,7 +26,7 @@ def cpu_threads(number: int | None) -> Iterator[None]:
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """What is logged inside the block, from INFO on, goes to the end of the file too."""
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = logger.level
     logger.addHandler(handler)
