@@ -113,6 +113,17 @@ def test_files_that_yaml_cannot_read_are_config_errors(tmp_path, content):
         ({"order": "random"}, "'order' = 'random': .*'submitted' or 'completion'"),
         ({"seed": -1}, "'seed' = -1"),
         ({"pick": {"best": "a", "within": {"b": -1}}}, "'pick.within.b' = -1"),
+        ({"seed": True}, "'seed' = True: a number is needed; YAML reads yes, no"),
+        ({"budget": {"trials": True}}, "'budget.trials' = True: a number is needed"),
+        ({"budget": {"epochs": False}}, "'budget.epochs' = False: a number"),
+        ({"verdict": {"seeds": True}}, "'verdict.seeds' = True: a number"),
+        ({"checkpoint_every": True}, "'checkpoint_every' = True: a number"),
+        ({"reference": {"macs": True}}, "'reference.macs' = True: a number"),
+        ({"pick": {"best": "a", "within": {"b.c": True}}}, "'pick.within.b.c' = True: a number"),
+        ({"threads": True}, "'threads' = True: a number"),
+        ({"space": {"type": "x", "sizes": [{1}]}}, "'space.sizes.0' is .1., of type builtins.set"),
+        ({"seed": "9" * 10**6}, "'seed' = '999.*more characters"),
+        ({"x" * 10**6: 1}, "unknown key 'xxx.*more characters"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_its_path_and_the_way_out(change, message):
@@ -170,6 +181,10 @@ def test_numbers_as_people_write_them_are_numbers(tmp_path, text):
         ("model.head.type=Cosine", ("model", "head", "type"), "Cosine"),
         ("recipe.lr=1e-3", ("recipe", "lr"), "1e-3"),
         ("plugins=[a=b.py]", ("plugins", 0), "a=b.py"),
+        ("pick.within.accuracy.trained=1", ("pick", "within", "accuracy.trained"), 1),
+        ("reference.accuracy.trained=50", ("reference", "accuracy.trained"), 50),
+        ('strategy."a.b".c=1', ("strategy", "a.b", "c"), 1),
+        ("labels.beta-0.5.population=9", ("labels", "beta-0.5", "population"), 9),
     ],
 )
 def test_an_override_sets_one_key_at_any_depth(text, path, expected):
@@ -178,6 +193,7 @@ def test_an_override_sets_one_key_at_any_depth(text, path, expected):
         "strategy": "random",
         "estimators": ["macs", "latency"],
         "budget": {"trials": 3},
+        "labels": {"beta-0.5": {"population": 1}},
     }
     before = json.dumps(data)
     value = override(data, [text])
@@ -202,6 +218,9 @@ def test_overrides_are_applied_in_order():
         ("estimators.x=5", "'x' is no position of a list of 1"),
         ("estimators.²=5", "is no position"),
         ("seed.x=5", "'x' cannot be set inside 0"),
+        ("a." * 1000 + "b=1", "a key has at most 40 parts, this one 1,001"),
+        ("seed=" + "[" * 1000, "the value is not YAML"),
+        ("seed={a: 1, a: 2}", "the key 'a' is there twice"),
     ],
 )
 def test_an_override_that_cannot_be_meant_is_refused(text, message):

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
 from torch import nn
 
 from .config import ModelConfig, Part, parse_model
+from .documents import read_yaml
 from .errors import ArchloomError, ConfigError, UnknownName
 from .model import Model, evaluating, output_shape
 from .plugins import Host
@@ -35,12 +35,7 @@ class Images(Protocol):
 
 def read_model(path: str | Path) -> ModelConfig:
     """The `model:` section of a YAML file, or the file itself where it is nothing but one."""
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the model {path}: {error.strerror}") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    data = read_yaml(path, "the model")
     inner = data["model"] if isinstance(data, Mapping) and "model" in data else data
     return parse_model(inner, str(path))
 

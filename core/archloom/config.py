@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -20,7 +20,22 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from .errors import ConfigError, nearest
+from .documents import DEPTH, parse_yaml, plain
+from .documents import read_yaml as _read_yaml
+from .errors import ConfigError, nearest, shown
+
+
+def refuse_bool(value: Any) -> Any:
+    """The value, unless it is true or false: pydantic takes these for the numbers 1 and 0."""
+    if isinstance(value, bool):
+        raise PydanticCustomError(
+            "number", "a number is needed; YAML reads yes, no, on and off as true and false"
+        )
+    return value
+
+
+Int = Annotated[int, BeforeValidator(refuse_bool)]
+Float = Annotated[float, BeforeValidator(refuse_bool)]
 
 
 class _Strict(BaseModel):
@@ -62,9 +77,9 @@ class Budget(_Strict):
     candidates together. seconds: active time of fit and search, summed over resumes.
     """
 
-    trials: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    seconds: float | None = Field(None, gt=0)
+    trials: Int | None = Field(None, ge=1)
+    epochs: Float | None = Field(None, gt=0)
+    seconds: Float | None = Field(None, gt=0)
 
 
 class Pick(_Strict):
@@ -72,7 +87,7 @@ class Pick(_Strict):
     in others: `{best: macs, within: {accuracy.inherited: 0.5}}`."""
 
     best: str
-    within: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    within: dict[str, Annotated[Float, Field(ge=0)]] = Field(default_factory=dict)
 
 
 class ModelConfig(_Strict):
@@ -110,8 +125,8 @@ class Verdict(_Strict):
     how many of any cost. cost: the metric that "cost" means. 0 seeds: nothing is trained.
     """
 
-    seeds: int = Field(3, ge=0)
-    random: int = Field(3, ge=0)
+    seeds: Int = Field(3, ge=0)
+    random: Int = Field(3, ge=0)
     cost: str = "macs"
 
 
@@ -126,23 +141,23 @@ class SearchConfig(_Strict):
     objectives: list[str] = Field(min_length=1)
     constraints: list[str] = []
     pick: Pick | None = None
-    reference: dict[str, float] = {}
+    reference: dict[str, Float] = {}
     budget: Budget = Budget()  # type: ignore[call-arg]
     model: ModelConfig = ModelConfig()
     recipe: PartLike = Part(type="default")
     verdict: Verdict = Verdict()  # type: ignore[call-arg]
     observers: list[PartLike] = [Part(type="tensorboard")]
-    seed: int = Field(0, ge=0)
+    seed: Int = Field(0, ge=0)
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     order: Literal["submitted", "completion"] = "submitted"
-    window: int = Field(1, ge=1)
-    workers: int = Field(1, ge=1)
-    threads: int | None = Field(None, ge=1)
-    checkpoint_every: float = Field(60.0, ge=0)
-    max_failures: int = Field(10, ge=1)
-    max_rejected: int = Field(1000, ge=1)
-    max_repeats: int = Field(1000, ge=1)
+    window: Int = Field(1, ge=1)
+    workers: Int = Field(1, ge=1)
+    threads: Int | None = Field(None, ge=1)
+    checkpoint_every: Float = Field(60.0, ge=0)
+    max_failures: Int = Field(10, ge=1)
+    max_rejected: Int = Field(1000, ge=1)
+    max_repeats: Int = Field(1000, ge=1)
     strict: bool = False
     plugins: list[str] = []
 
@@ -185,9 +200,9 @@ def parse(model: type[Kind], data: Any, where: str) -> Kind:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} must be a mapping of keys to values, not {type(data).__name__}")
     try:
-        return model.model_validate(data)
+        return model.model_validate(plain(data, where))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem, where, model) for problem in error.errors())) from None
+        raise ConfigError(explain(error, where, model)) from None
 
 
 def parse_model(data: Any, where: str = "the model") -> ModelConfig:
@@ -195,17 +210,26 @@ def parse_model(data: Any, where: str = "the model") -> ModelConfig:
     if isinstance(data, ModelConfig):
         return data
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where} must be a mapping of backbone, neck, head and loss, not {data!r}")
-    try:
-        return ModelConfig.model_validate(data)
-    except ValidationError as error:
-        told = [_explain(problem, where, ModelConfig) for problem in error.errors()]
-        raise ConfigError("\n".join(told)) from None
+        raise ConfigError(
+            f"{where} must be a mapping of backbone, neck, head and loss, not {shown(repr(data))}"
+        )
+    return parse(ModelConfig, data, where)
 
 
-def _explain(problem: Any, where: str, root: Any = None) -> str:
-    path = [str(part) for part in problem["loc"]]
-    name = ".".join(path)
+TOLD = 12
+"""So many wrong keys are named at most."""
+
+
+def explain(error: ValidationError, where: str, root: Any = None) -> str:
+    """What is wrong, a line for each wrong key of the configuration `root`."""
+    problems = error.errors()
+    lines = [_explain(problem, where, root) for problem in problems[:TOLD]]
+    return "\n".join([*lines, f"{where}: and {len(problems) - TOLD} more"] if len(problems) > TOLD else lines)
+
+
+def _explain(problem: Any, where: str, root: Any) -> str:
+    path = [str(part) for part in problem["loc"] if not str(part).startswith(("literal[", "function-before"))]
+    name = shown(".".join(path))
     if problem["type"] == "extra_forbidden":
         known = _keys(path[:-1], SearchConfig if root is None else root)
         near = nearest(path[-1], known)
@@ -213,7 +237,8 @@ def _explain(problem: Any, where: str, root: Any = None) -> str:
         return f"{where}: unknown key '{name}'; {hint}"
     if problem["type"] == "missing":
         return f"{where}: the key '{name}' is missing"
-    return f"{where}: '{name}' = {problem['input']!r}: {problem['msg']}"
+    value = f"'{name}' = {shown(repr(problem['input']))}: " if name else ""
+    return f"{where}: {value}{shown(problem['msg'], 400)}"
 
 
 def _keys(path: Iterable[str], model: Any) -> list[str]:
@@ -228,9 +253,9 @@ def _keys(path: Iterable[str], model: Any) -> list[str]:
 def parse_part(data: Any, where: str) -> Part:
     """A `Part` from plain data."""
     try:
-        return TypeAdapter(PartLike).validate_python(data)
+        return data if isinstance(data, Part) else TypeAdapter(PartLike).validate_python(plain(data, where))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem, where) for problem in error.errors())) from None
+        raise ConfigError(explain(error, where)) from None
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> SearchConfig:
@@ -240,40 +265,71 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> SearchConfig
 
 def read_yaml(path: str | Path) -> Any:
     """The plain data in a YAML file; a ConfigError where it cannot be read."""
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:  # no text, 2001-99-99, [[[[...
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    return _read_yaml(path, "the configuration")
 
 
 def override(data: Any, overrides: Iterable[str]) -> Any:
-    """`data` with dotted keys set: `budget.trials=20`, `estimators.0.runs=5`; values are YAML."""
+    """`data` with dotted keys set: `budget.trials=20`, `estimators.0.runs=5`; values are YAML.
+
+    A metric's own dots belong to its name: `pick.within.accuracy.trained=1`. So do those of a key that is there, or
+    that stands in quotes: `strategies."beta-0.5".population=9`.
+    """
     for text in overrides:
-        key, sign, value = text.partition("=")
-        if not sign or not key.strip():
-            raise ConfigError(f"--set takes key=value, not '{text}'")
-        try:
-            parsed = yaml.safe_load(value)
-        except (ValueError, RecursionError, yaml.YAMLError) as error:
-            raise ConfigError(f"--set {text}: the value is not YAML") from error
-        data = _set(data, key.strip().split("."), parsed, text)
+        found = _OVERRIDE.match(text)
+        if found is None:
+            raise ConfigError(f"--set takes key=value, not '{shown(text)}'")
+        path = [quoted or bare.strip() for _, quoted, bare in _KEY.findall(found[1])]
+        if len(path) > DEPTH:
+            raise ConfigError(f"--set {shown(text)}: a key has at most {DEPTH} parts, this one {len(path):,}")
+        value = parse_yaml(found[2], f"--set {shown(text)}: the value")
+        data = _set(data, path, value, shown(text), ())
     return data
 
 
-def _set(node: Any, path: list[str], value: Any, text: str) -> Any:
+_KEY = re.compile(r"""(["'])(.+?)\1|([^."']+)""")
+_PART = r"""(?:"[^"]+"|'[^']+'|[^."'=]+)"""
+_OVERRIDE = re.compile(rf"\s*({_PART}(?:\.{_PART})*)\s*=(.*)", re.DOTALL)
+
+
+def _of_metrics(model: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[str, ...]]:
+    """The places of a configuration that map metrics to figures: there, what follows is one name with its dots."""
+    for name, field in model.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if get_origin(kind) is dict and get_args(kind)[1] is not Any:
+                yield (*path, name)
+            elif hasattr(kind, "model_fields"):
+                yield from _of_metrics(kind, (*path, name))
+
+
+_METRICS = frozenset(_of_metrics(SearchConfig))
+
+
+def _set(node: Any, path: list[str], value: Any, text: str, at: tuple[str, ...]) -> Any:
     if not path:
         return value
     head, rest = path[0], path[1:]
     if isinstance(node, list):
-        if not head.isdecimal() or int(head) >= len(node):
-            raise ConfigError(f"--set {text}: '{head}' is no position of a list of {len(node)}")
-        return [_set(item, rest, value, text) if i == int(head) else item for i, item in enumerate(node)]
+        if not head.isdecimal() or not head.isascii() or len(head) > 9 or int(head) >= len(node):
+            raise ConfigError(f"--set {text}: '{shown(head)}' is no position of a list of {len(node)}")
+        return [
+            _set(item, rest, value, text, (*at, head)) if i == int(head) else item
+            for i, item in enumerate(node)
+        ]
     if node is None:
         node = {}
     if isinstance(node, str):
         node = {"type": node}
     if not isinstance(node, Mapping):
-        raise ConfigError(f"--set {text}: '{head}' cannot be set inside {node!r}")
-    return {**node, head: _set(node.get(head), rest, value, text)}
+        raise ConfigError(f"--set {text}: '{shown(head)}' cannot be set inside {shown(repr(node))}")
+    head, rest = _key(node, path, at)
+    return {**node, head: _set(node.get(head), rest, value, text, (*at, head))}
+
+
+def _key(node: Mapping[str, Any], path: list[str], at: tuple[str, ...]) -> tuple[str, list[str]]:
+    """The key of `node` that a path begins with, dots of its own included, and what is left of the path."""
+    if at in _METRICS:
+        return ".".join(path), []
+    for length in range(len(path), 1, -1):
+        if (joined := ".".join(path[:length])) in node:
+            return joined, path[length:]
+    return path[0], path[1:]

@@ -18,10 +18,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+LONGEST = 4000
+"""No message has more characters: what it quotes may come from outside, and be of any length."""
 
 
 class ArchloomError(Exception):
     """Base of all errors that a user can mend."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(shown(a, LONGEST) if isinstance(a, str) else a for a in arguments))
 
 
 class ConfigError(ArchloomError):
@@ -32,13 +39,19 @@ class UnknownName(ConfigError):
     """A name that nobody registered."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        self.kind, self.name, self.known = kind, name, sorted(known)
-        message = f"unknown {kind} '{name}'"
+        self.kind, self.name, self.known, self.hint = kind, name, sorted(known), hint
         near = nearest(name, self.known)
-        if near:
-            message += f"; did you mean '{near}'?"
-        message += f" Known: {', '.join(self.known) or 'none'}."
+        message = f"unknown {kind} '{shown(name)}'" + (f"; did you mean '{near}'?" if near else ".")
+        if len(self.known) <= MANY:
+            message += f" Known: {', '.join(self.known) or 'none'}."
+        elif close := difflib.get_close_matches(name[:LONG], self.known, n=5, cutoff=0.3):
+            message += f" The nearest of {len(self.known):,} known: {', '.join(close)}."
+        else:
+            message += f" {len(self.known):,} are known, among them {', '.join(self.known[:5])}."
         super().__init__(f"{message} {hint}".rstrip())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UnknownName, (self.kind, self.name, self.known, self.hint)
 
 
 class PluginError(ArchloomError):
@@ -69,7 +82,23 @@ class SearchError(ArchloomError):
     """A search that cannot go on."""
 
 
+MANY, LONG = 60, 200
+"""More known names than this are not all listed, and longer ones not compared: both take long."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None when none is near."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5) if len(name) <= LONG else []
     return found[0] if found else None
+
+
+def shown(text: str, limit: int = 200) -> str:
+    """`text` for a message: what is longer than `limit` is cut in the middle, and says by how much."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit * 2 // 3]} ... ({len(text) - limit:,} more characters) ... {text[-limit // 3 :]}"
+
+
+def called(thing: Any) -> str:
+    """What a user calls an object of a plugin: the name that it is registered under, else its class."""
+    return str(getattr(thing, "registered_as", None) or f"class {type(thing).__name__}")

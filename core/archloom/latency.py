@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import time
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from .architecture import Architecture
+from .documents import read_json
 from .errors import ConfigError
 from .model import ModelParts, evaluating, output_shape
 from .randomness import python_rng, torch_rng
@@ -186,11 +186,7 @@ class LatencyTable:
     @classmethod
     def read(cls, path: str | Path) -> LatencyTable:
         """A table from a JSON file."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read the latency table {path}: {error}") from error
-        return cls.from_json(data, str(path))
+        return cls.from_json(read_json(path, "the latency table"), str(path))
 
 
 def build_table(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from .assembly import ARCHITECTURE as BACKBONE
 from .assembly import build_model
 from .config import ModelConfig, Part, override, parse_model, parse_part
+from .documents import read_json, read_mapping
 from .errors import ConfigError
 from .model import Model
 from .plugins import Host
@@ -222,22 +222,14 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the architecture {path}: {error}") from error
+    data = read_json(path, "the architecture")
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{path} is no architecture file of archloom: it holds no keys and values")
+    return data
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{path} must be a mapping of keys to values, not {type(data).__name__}")
-    return data
+    return read_mapping(path, "the file")
 
 
 @dataclass(frozen=True)

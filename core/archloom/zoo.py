@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from .architecture import Architecture
 from .config import ModelConfig
+from .documents import read_json
 from .errors import ConfigError, UnknownName, WeightsError
 from .model import Model, ModelParts
 from .plugins import Host
@@ -84,11 +84,7 @@ def find(name: str | Path | Mapping[str, Any], host: Host, options: Mapping[str,
     if path.is_dir():
         path = path / "architecture.json"
     if path.is_file():
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read the architecture {path}: {error}") from error
-        return _from_document(document, host, options, str(path))
+        return _from_document(read_json(path, "the architecture"), host, options, str(path))
     if path.suffix == ".json" or len(path.parts) > 1:
         raise ConfigError(f"there is no architecture file {name}")
     return _from_name(str(name), host, options)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ..config import Part, PartLike, SearchConfig, override, parse_config
-from ..errors import ConfigError, nearest
+from ..config import Float, Int, Part, PartLike, SearchConfig, explain, override, parse_config
+from ..documents import plain, read_yaml
+from ..errors import ConfigError, nearest, shown
 
 BASELINE = "random"
 """The strategy that all others are tested against; it is always there."""
@@ -102,12 +102,12 @@ class Protocol(BaseModel):
     strategies: Contenders = Field(min_length=1)
     select: str
     score: Scores
-    optimum: Literal["exhaustive"] | float | None = None
-    seeds: int = Field(20, ge=2)
-    at: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    resamples: int = Field(10_000, ge=100)
-    processes: int | None = Field(None, ge=1)
+    optimum: Literal["exhaustive"] | Float | None = None
+    seeds: Int = Field(20, ge=2)
+    at: tuple[Annotated[Float, Field(gt=0)], ...] = ()
+    confidence: Float = Field(0.95, gt=0.5, lt=1)
+    resamples: Int = Field(10_000, ge=100)
+    processes: Int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _one_optimum_for_one_score(self) -> Protocol:
@@ -159,6 +159,7 @@ def parse_comparison(data: Any, where: str = "the comparison") -> Comparison:
     """A `Comparison` from plain data; a ConfigError that names each wrong key and the nearest right one."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} must be a mapping of keys to values, not {type(data).__name__}")
+    data = plain(data, where)
     own, others = set(Protocol.model_fields), set(SearchConfig.model_fields) - set(_ELSEWHERE)
     for key in data:
         if key in _ELSEWHERE:
@@ -166,11 +167,11 @@ def parse_comparison(data: Any, where: str = "the comparison") -> Comparison:
         if key not in own | others:
             near = nearest(str(key), own | others)
             hint = f"did you mean '{near}'?" if near else f"known keys: {', '.join(sorted(own | others))}."
-            raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
+            raise ConfigError(f"{where}: unknown key '{shown(str(key))}'; {hint}")
     try:
         protocol = Protocol.model_validate({key: value for key, value in data.items() if key in own})
     except ValidationError as error:
-        raise ConfigError("\n".join(_told(problem, where) for problem in error.errors())) from None
+        raise ConfigError(explain(error, where, Protocol)) from None
     if BASELINE not in protocol.strategies:
         added = {BASELINE: Contender(strategy=Part(type=BASELINE)), **protocol.strategies}
         protocol = protocol.model_copy(update={"strategies": added})
@@ -186,23 +187,6 @@ def parse_comparison(data: Any, where: str = "the comparison") -> Comparison:
     return made
 
 
-def _told(problem: Any, where: str) -> str:
-    name = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("literal["))
-    if problem["type"] == "missing":
-        return f"{where}: the key '{name}' is missing"
-    return (
-        f"{where}: '{name}' = {problem['input']!r}: {problem['msg']}"
-        if name
-        else f"{where}: {problem['msg']}"
-    )
-
-
 def read_comparison(path: str | Path, overrides: tuple[str, ...] = ()) -> Comparison:
     """A comparison from a YAML file, with `key=value` overrides: `seeds=50`."""
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the comparison {path}: {error.strerror}") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    return parse_comparison(override(data, overrides), str(path))
+    return parse_comparison(override(read_yaml(path, "the comparison"), overrides), str(path))

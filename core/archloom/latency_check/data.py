@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..architecture import Architecture, Choice
+from ..documents import parse_json, read_text
 from ..errors import ConfigError
 from .agreement import Floats
 
@@ -48,7 +48,7 @@ def read_measured(path: str | Path, space: Any) -> Measured:
             raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
             rows = _csv(raw.decode("utf-8-sig"), name)
         elif file.suffix == ".json":
-            rows = _json(file.read_text(encoding="utf-8"), name)
+            rows = _json(read_text(file, "the measured networks"), name)
         else:
             raise ConfigError(f"{path}: measured networks are read from .csv, .csv.gz and .json; convert it")
         return _checked(rows, name, list(space.choices))
@@ -77,10 +77,7 @@ def _csv(text: str, name: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 
 
 def _json(text: str, name: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{name} is no JSON: {error}") from error
+    data = parse_json(text, name)
     codes = data.get("arch") if isinstance(data, dict) else None
     columns = data.get("latency_ms") if isinstance(data, dict) else None
     if not isinstance(codes, list) or not isinstance(columns, dict) or not columns:

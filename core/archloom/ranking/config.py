@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..config import ModelConfig, Part, PartLike, _Strict, override, parse, read_yaml
+from ..config import Int, ModelConfig, Part, PartLike, _Strict, override, parse, read_yaml
 
 
 class RankConfig(_Strict):
@@ -26,14 +26,14 @@ class RankConfig(_Strict):
     metric: str
     predictors: list[PartLike] = Field(default_factory=list)
     supernets: list[PartLike] = Field(default_factory=list)
-    networks: Annotated[int, Field(ge=2)] | Literal["all"] = 300
-    top: int = Field(30, ge=1)
-    resamples: int = Field(1000, ge=100)
+    networks: Annotated[Int, Field(ge=2)] | Literal["all"] = 300
+    top: Int = Field(30, ge=1)
+    resamples: Int = Field(1000, ge=100)
     model: ModelConfig = ModelConfig()
-    seed: int = Field(0, ge=0)
+    seed: Int = Field(0, ge=0)
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    threads: int | None = Field(None, ge=1)
+    threads: Int | None = Field(None, ge=1)
     plugins: list[str] = Field(default_factory=list)
 
 

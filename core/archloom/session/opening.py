@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..config import SearchConfig, parse_config, read_config
+from ..documents import read_yaml
 from ..errors import RunError
 
 
@@ -23,12 +22,9 @@ def as_config(config: SearchConfig | Mapping[str, Any] | str | Path) -> SearchCo
 def read_stored(folder: str | Path) -> dict[str, Any]:
     """The configuration in a run folder, as plain data."""
     path = Path(folder) / "config.yaml"
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(f"{folder} is no run folder: it has no config.yaml") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"cannot read {path}: {error}") from error
+    if not path.is_file():
+        raise RunError(f"{folder} is no run folder: it has no config.yaml")
+    stored = read_yaml(path, "the run's configuration", error=RunError)
     if not isinstance(stored, dict):
         raise RunError(f"{path} holds no configuration; restore it, or start a new run")
     return stored
