@@ -12,8 +12,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -23,7 +21,6 @@ import torch
 import archloom
 from archloom.errors import ConfigError, PluginError, RunError
 from archloom.estimator import Metric
-from archloom.measuring import Outcome
 from archloom.run import (
     Log,
     Run,
@@ -34,7 +31,6 @@ from archloom.run import (
     write_atomically,
     write_json,
 )
-from archloom.session import making
 from archloom.session.opening import read_stored
 from toys import config, digits, host
 
@@ -505,36 +501,3 @@ def test_two_worker_processes_in_submitted_order_give_the_trials_of_one(tmp_path
     alone, together = elsewhere(tmp_path, code, plugin).splitlines()
     assert len(json.loads(alone)) >= 6
     assert alone == together
-
-
-def test_a_worker_that_dies_is_an_error_with_the_way_out_and_resume_goes_on(tmp_path, monkeypatch):
-    class Dying:
-        workers, submitted = 2, 0
-
-        def __init__(self, *_):
-            pass
-
-        def submit(self, architecture, seed):
-            self.submitted += 1
-            future = Future()
-            if self.submitted > 3:
-                future.set_exception(BrokenProcessPool("terminated abruptly"))
-            else:
-                metrics = {"sum": float(sum(architecture.values()))}
-                future.set_result(Outcome("ok", metrics, {"seconds": 0.0, "epochs": 0.0}))
-            return future
-
-        def close(self):
-            pass
-
-    monkeypatch.setattr(making, "Workers", Dying)
-    way_out = r"a worker process ended by itself.*go on with: archloom resume"
-    with pytest.raises(RunError, match=way_out):
-        archloom.search(config(workers=2, budget={"trials": 9}), tmp_path / "run", host=host())
-    with pytest.raises(RunError, match=way_out):  # three trials are measured at each start
-        archloom.resume(tmp_path / "run", host=host())
-    alone = archloom.search(config(window=2, budget={"trials": 9}), tmp_path / "alone", host=host())
-    resumed = archloom.resume(tmp_path / "run", host=host())
-    assert [(t.architecture, t.seed) for t in resumed.trials] == [
-        (t.architecture, t.seed) for t in alone.trials
-    ]

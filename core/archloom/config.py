@@ -55,6 +55,17 @@ class Part(_Strict):
         return {"type": self.type, **self.options}
 
 
+class EstimatorPart(Part):
+    """An estimator by name, with options, and with a `timeout`: seconds after which one estimate counts as failed."""
+
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        limit = {} if self.timeout is None else {"timeout": self.timeout}
+        return {"type": self.type, **self.options, **limit}
+
+
 def _as_part(value: Any) -> Any:
     if isinstance(value, str):
         return {"type": value}
@@ -67,7 +78,16 @@ def _as_part(value: Any) -> Any:
     return {"type": value["type"], "options": {key: option for key, option in value.items() if key != "type"}}
 
 
+def _as_estimator(value: Any) -> Any:
+    part = _as_part(value)
+    if not isinstance(part, Mapping) or "timeout" not in part.get("options", ()):
+        return part
+    options = {key: option for key, option in part["options"].items() if key != "timeout"}
+    return {**part, "options": options, "timeout": part["options"]["timeout"]}
+
+
 PartLike = Annotated[Part, BeforeValidator(_as_part)]
+EstimatorLike = Annotated[EstimatorPart, BeforeValidator(_as_estimator)]
 
 
 class Budget(_Strict):
@@ -137,7 +157,7 @@ class SearchConfig(_Strict):
     task: PartLike = Part(type="digits")
     method: PartLike | None = None
     strategy: PartLike | None = None
-    estimators: list[PartLike] = [Part(type="params"), Part(type="macs")]
+    estimators: list[EstimatorLike] = [EstimatorPart(type=name, timeout=None) for name in ("params", "macs")]
     objectives: list[str] = Field(min_length=1)
     constraints: list[str] = []
     pick: Pick | None = None
@@ -179,7 +199,16 @@ class SearchConfig(_Strict):
             name: whole[name]
             for name in (*names, "precision", "threads", "order", "recipe", "verdict", "pick")
         }
+        # how long an estimate may take is this machine's matter, as the number of workers is
+        identity["estimators"] = [
+            {key: value for key, value in part.items() if key != "timeout"} for part in identity["estimators"]
+        ]
         return identity | {"window": self.open_trials if self.order == "submitted" else self.window}
+
+    @property
+    def in_processes(self) -> bool:
+        """Whether other processes measure: several of them, or one that can be ended when its time is up."""
+        return self.workers > 1 or any(part.timeout is not None for part in self.estimators)
 
     @property
     def open_trials(self) -> int:

@@ -20,6 +20,13 @@ from .trial import Status
 
 logger = logging.getLogger("archloom")
 
+Watch = Callable[[str, float | None], None]
+"""Is called before each estimate with the estimator's name and its timeout in seconds."""
+
+
+def unwatched(name: str, timeout: float | None) -> None:
+    """Nobody watches."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -33,13 +40,20 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Measurer:
-    """Measures architectures, cheap estimators first; the first broken constraint ends it."""
+    """Measures architectures, cheap estimators first; the first broken constraint ends it.
+
+    names, timeouts: of the estimators, in their order; without names their classes' stand in messages. A timeout is
+    kept by whoever is behind `watch`: a process cannot end its own estimate.
+    """
 
     space: SearchSpace
     estimators: Sequence[Estimator]
     constraints: Sequence[Constraint]
     context: Context
     strict: bool = False
+    names: Sequence[str] = ()
+    timeouts: Sequence[float | None] = ()
+    watch: Watch = unwatched
 
     def __call__(self, architecture: Architecture, seed: int, fidelity: Fidelity = FULL) -> Outcome:
         started = time.perf_counter()
@@ -52,32 +66,41 @@ class Measurer:
         if broken := violations(self.space, architecture):
             return outcome("infeasible", broken[0])
         context = replace(self.context, seed=seed, fidelity=fidelity)
-        for estimator in sorted(self.estimators, key=lambda e: e.expense):
+        for name, timeout, estimator in self._in_order():
             try:
+                self.watch(name, timeout)
                 measured = estimator.estimate(architecture, context)
                 cost["epochs"] += _epochs(estimator, fidelity)
                 lacking = [m.name for m in estimator.metrics if m.name not in measured]
                 if lacking:
-                    raise SearchError(f"{type(estimator).__name__} gave no {', '.join(lacking)}")
+                    raise SearchError(f"it gave {_given(measured)} and no {', '.join(lacking)}")
                 numbers = {m.name: float(measured[m.name]) for m in estimator.metrics}
             except Exception as error:
                 # a stranger's estimator may raise anything: it is recorded, and the search goes on
-                logger.warning(
-                    "%s failed on %s\n%s", type(estimator).__name__, architecture, traceback.format_exc()
-                )
+                logger.warning("%s failed on %s\n%s", name, architecture, traceback.format_exc())
                 if self.strict:
                     raise
-                return outcome("failed", f"{type(estimator).__name__}: {type(error).__name__}: {error}")
-            metrics |= {name: value for name, value in numbers.items() if math.isfinite(value)}
-            if odd := [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]:
-                return outcome(
-                    "failed", f"{type(estimator).__name__}: {', '.join(odd)}, not a number to compare"
-                )
+                return outcome("failed", f"{name}: {type(error).__name__}: {error}")
+            metrics |= {metric: value for metric, value in numbers.items() if math.isfinite(value)}
+            if odd := [
+                f"{metric} is {value}" for metric, value in numbers.items() if not math.isfinite(value)
+            ]:
+                return outcome("failed", f"{name}: {', '.join(odd)}, not a number to compare")
             for constraint in self.constraints:
                 value = metrics.get(constraint.metric)
                 if value is not None and not constraint.holds(value):
                     return outcome("infeasible", f"{constraint} broken: {value:g}")
         return outcome("ok")
+
+    def _in_order(self) -> list[tuple[str, float | None, Estimator]]:
+        """Name, timeout and estimator, the cheapest first."""
+        names = self.names or [type(estimator).__name__ for estimator in self.estimators]
+        timeouts = self.timeouts or [None] * len(self.estimators)
+        return sorted(zip(names, timeouts, self.estimators, strict=True), key=lambda row: row[2].expense)
+
+
+def _given(measured: Mapping[str, float]) -> str:
+    return ", ".join(map(str, measured)) or "nothing"
 
 
 def _epochs(estimator: Estimator, fidelity: Fidelity) -> float:

@@ -269,6 +269,10 @@ class Host:
         return found
 
 
+_RESERVED: Mapping[Kind, tuple[str, ...]] = {"estimator": ("type", "timeout")}
+"""Keys of a part of a configuration that are not its options. Of the kinds that are not here: type."""
+
+
 def _entry(kind: Kind, name: str, factory: Callable[..., Any], distribution: str, version: str) -> Entry:
     where = f"{kind} '{name}' of {distribution}"
     if not callable(factory):
@@ -288,6 +292,11 @@ def _entry(kind: Kind, name: str, factory: Callable[..., Any], distribution: str
             raise PluginError(
                 f"{where}: the factory's parameter '{parameter.name}' is neither an option (options are "
                 f"keyword-only, after *) nor something that is handed in ({allowed})"
+            )
+        elif parameter.name in _RESERVED.get(kind, ("type",)):
+            raise PluginError(
+                f"{where}: an option cannot be called '{parameter.name}', which is the configuration's own key; "
+                "give it another name"
             )
         elif parameter.annotation is inspect.Parameter.empty:
             raise PluginError(f"{where}: option '{parameter.name}' has no type annotation")

@@ -249,8 +249,9 @@ def _check_needs(
                 f"estimator '{part.type}' uses a supernet's weights, and no 'method' here trains one; name a method, "
                 "or estimate by training"
             )
-        if "supernet" in getattr(estimator, "needs", ()) and config.workers > 1:
-            raise ConfigError(f"estimator '{part.type}' uses this process's supernet; set workers to 1")
+        if "supernet" in getattr(estimator, "needs", ()) and config.in_processes:
+            way_out = "set workers to 1" if config.workers > 1 else "leave every timeout out"
+            raise ConfigError(f"estimator '{part.type}' uses this process's supernet; {way_out}")
 
 
 def _metrics(estimators: Sequence[Estimator]) -> dict[str, Metric]:

@@ -1,51 +1,85 @@
-"""Measuring in other processes of this machine."""
+"""Measuring in other processes of this machine. One that dies or takes too long costs its own trial alone."""
 
 from __future__ import annotations
 
-import multiprocessing
+import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .architecture import Architecture
 from .config import SearchConfig, parse_config
+from .errors import SearchError
 from .estimator import FULL, Context, Fidelity
-from .measuring import Measurer, Outcome
+from .measuring import Measurer, Outcome, Watch, unwatched
 from .plugins import Host
-from .resolve import resolve
+from .processes import Processes, Say, WorkerLost
+from .resolve import Resolved, resolve
 from .run import recorded
 
-_measurer: Measurer | None = None  # one per worker process, made by its initializer
+
+def measurer(r: Resolved, context: Context, watch: Watch = unwatched) -> Measurer:
+    """What measures with the estimators and constraints of a configuration."""
+    parts = r.config.estimators
+    return Measurer(
+        r.space,
+        r.estimators,
+        r.constraints,
+        context,
+        r.config.strict,
+        names=tuple(part.type for part in parts),
+        timeouts=tuple(part.timeout for part in parts),
+        watch=watch,
+    )
 
 
 class Workers:
-    """`config.workers` processes, each with its own objects made from the configuration."""
+    """`config.workers` processes, each with its own objects made from the configuration.
+
+    A measurement whose worker dies is tried once more, in a new process; when that one dies as well, or an estimator
+    takes longer than its timeout, its outcome is "failed" with the reason (a SearchError where the configuration is
+    strict).
+    """
 
     def __init__(self, config: SearchConfig, files: Sequence[str], folder: Path) -> None:
-        self.workers = config.workers
-        # spawned, not forked: PyTorch's thread pool does not survive a fork
-        self._pool = ProcessPoolExecutor(
-            config.workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_prepare,
-            initargs=(config.model_dump(mode="json"), tuple(files), str(folder)),
-        )
+        self.workers, self._strict = config.workers, config.strict
+        arguments = (config.model_dump(mode="json"), tuple(files), str(folder))
+        self._processes = Processes(config.workers, _prepare, arguments)
 
     def submit(self, architecture: Architecture, seed: int, fidelity: Fidelity = FULL) -> Future[Outcome]:
         """Measure in the next free worker."""
-        return self._pool.submit(_measure, architecture, seed, fidelity)
+        started = time.perf_counter()
+        outcome: Future[Outcome] = Future()
+
+        def finish(done: Future[Outcome]) -> None:
+            if done.cancelled():
+                outcome.cancel()
+                return
+            error = done.exception()
+            if error is None:
+                outcome.set_result(done.result())
+            elif not isinstance(error, WorkerLost):
+                outcome.set_exception(error)
+            elif self._strict:
+                outcome.set_exception(SearchError(f"{architecture}: {error}"))
+            else:
+                cost = {"seconds": time.perf_counter() - started, "epochs": 0.0}
+                tries = "" if error.late else ", in each of two tries"
+                outcome.set_result(Outcome("failed", {}, cost, f"{error}{tries}"))
+
+        self._processes.submit(architecture, seed, fidelity).add_done_callback(finish)
+        return outcome
 
     def close(self) -> None:
         """End the workers."""
-        self._pool.shutdown(cancel_futures=True)
+        self._processes.close()
 
 
-def _prepare(data: dict[str, Any], files: tuple[str, ...], folder: str) -> None:
+def _prepare(data: dict[str, Any], files: tuple[str, ...], folder: str) -> Any:
     import torch
 
-    global _measurer
     config = parse_config(data)
     torch.set_num_threads(config.threads or max(1, torch.get_num_threads() // config.workers))
     resolved = resolve(config, Host(files))
@@ -59,10 +93,11 @@ def _prepare(data: dict[str, Any], files: tuple[str, ...], folder: str) -> None:
         partial(recorded, Path(folder)),
         folder=Path(folder),
     )
-    _measurer = Measurer(resolved.space, resolved.estimators, resolved.constraints, context, config.strict)
 
+    def measure(say: Say, architecture: Architecture, seed: int, fidelity: Fidelity) -> Outcome:
+        def watch(name: str, timeout: float | None) -> None:
+            say(f"estimator '{name}'", timeout)
 
-def _measure(architecture: Architecture, seed: int, fidelity: Fidelity) -> Outcome:
-    if _measurer is None:
-        raise RuntimeError("this process was not prepared as a worker")
-    return _measurer(architecture, seed, fidelity)
+        return measurer(resolved, context, watch)(architecture, seed, fidelity)
+
+    return measure

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
 from typing import Any
 
 from archloom.errors import ConfigError
+from archloom.processes import processors
 
 
 def shares(task: str, architecture: float, validation: float = 0.0) -> dict[str, float]:
@@ -33,7 +33,7 @@ def loading_processes(workers: int | None) -> int:
     """`workers`, or up to four where the processors that this process may use are as many."""
     if workers is not None:
         return workers
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = processors()
     return min(4, cpus)
 
 

@@ -19,6 +19,7 @@ from ..engine import check_identity
 from ..environment import describe
 from ..errors import ConfigError, RunError
 from ..plugins import Host
+from ..processes import check_main_guard
 from ..resolve import Resolved, resolve
 from ..run import Log, write_atomically, write_json
 from .config import BASELINE, Comparison, parse_comparison, read_comparison
@@ -51,6 +52,7 @@ def compare(
     config: a `Comparison`, a dictionary, or a YAML file. host: the plugins; where it was given some that lie in no
     file, `processes` must be 1. Raises a RunError where the folder holds a comparison of something else.
     """
+    check_main_guard()
     comparison = _as_comparison(config)
     host = host or Host(comparison.shared.plugins)
     folder = Path(folder)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,7 @@ from ..errors import ConfigError, RunError, SearchError
 from ..estimator import STATIC, Context
 from ..measuring import Here, Measurer
 from ..plugins import Host
+from ..processes import Processes, Say, WorkerLost, processors
 from ..randomness import derive_seed
 from ..ranks import Ranks
 from ..resolve import Resolved, resolve
@@ -30,6 +27,7 @@ from ..session import resume, search
 from ..session.making import make_strategy
 from ..space import size
 from ..trial import Trial
+from ..workers import measurer
 from .config import Comparison
 
 WHOLE = 200_000
@@ -59,7 +57,8 @@ class Searches:
         """
         resolved = self.resolved(label)
         started = time.perf_counter()
-        if resolved.method is None and all(e.expense == STATIC for e in resolved.estimators):
+        static = resolved.method is None and all(e.expense == STATIC for e in resolved.estimators)
+        if static and all(part.timeout is None for part in resolved.config.estimators):
             trials, reason = self._in_memory(resolved, seed)
         else:
             trials, reason = self._in_a_folder(label, seed)
@@ -81,7 +80,7 @@ class Searches:
         context = Context(
             resolved.space, resolved.task, resolved.parts, seed, resolved.device, config.precision, keep
         )
-        return Measurer(resolved.space, resolved.estimators, resolved.constraints, context, config.strict)
+        return measurer(resolved, context)
 
     def _in_memory(self, resolved: Resolved, seed: int) -> tuple[list[Trial], str]:
         config = resolved.config
@@ -231,65 +230,33 @@ def run_all(
 def _records(
     comparison: Comparison, folder: Path, host: Host, missing: Sequence[tuple[str, int]]
 ) -> Iterator[Record]:
-    processes = min(comparison.protocol.processes or os.cpu_count() or 1, len(missing))
-    if processes <= 1:
+    number = min(comparison.protocol.processes or processors(), len(missing))
+    if number <= 1:
         searches = Searches(comparison, folder, host)
         for label, seed in missing:
             yield searches.run(label, seed)
         return
-    pool = ProcessPoolExecutor(
-        processes,
-        mp_context=multiprocessing.get_context("spawn"),  # PyTorch's threads do not survive a fork
-        initializer=_prepare,
-        initargs=(comparison.model_dump(mode="json"), str(folder), host.files),
-    )
-    try:
+    arguments = (comparison.model_dump(mode="json"), str(folder), host.files)
+    with closing(Processes(number, _prepare, arguments)) as pool:
         waiting = iter(missing)
-        running: set[Future[Record]] = {
-            pool.submit(_run, *key) for key in itertools.islice(waiting, 2 * processes)
-        }
+        running = {pool.submit(*key): key for key in itertools.islice(waiting, 2 * number)}
         while running:
-            ended, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in ended:
-                yield future.result()
-                running |= {pool.submit(_run, *key) for key in itertools.islice(waiting, 1)}
-    except BrokenProcessPool as error:
-        raise RunError(
-            "a process of the comparison ended by itself: out of memory, or it could not make what the configuration "
-            "names (plugins must be installed, or be files under 'plugins'); its own words stand above. What was "
-            "done is saved; the same command goes on"
-        ) from error
-    except BaseException:  # Ctrl-C among them: nobody waits for searches that would not be recorded
-        for worker in list((pool._processes or {}).values()):
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                label, seed = running.pop(future)
+                try:
+                    yield future.result()
+                except WorkerLost as lost:
+                    raise RunError(
+                        f"the search of '{label}' with seed {seed} failed: {lost}. What was done is saved; the same "
+                        "command goes on"
+                    ) from lost
+                running |= {pool.submit(*key): key for key in itertools.islice(waiting, 1)}
 
 
-_searches: Searches | None = None  # one per process, made by its initializer
-
-
-def _prepare(data: dict[str, Any], folder: str, files: tuple[str, ...]) -> None:
+def _prepare(data: dict[str, Any], folder: str, files: tuple[str, ...]) -> Callable[[Say, str, int], Record]:
     import torch
 
-    global _searches
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     comparison = Comparison.model_validate(data)
     torch.set_num_threads(comparison.shared.threads or 1)
-    _searches = Searches(comparison, Path(folder), Host(files))
-
-
-def _end_with_the_parent() -> None:
-    """A parent that is killed at once cannot end its workers, and nobody would record what they find."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _run(label: str, seed: int) -> Record:
-    if _searches is None:
-        raise RuntimeError("this process was not prepared for a comparison")
-    return _searches.run(label, seed)
+    searches = Searches(comparison, Path(folder), Host(files))
+    return lambda say, label, seed: searches.run(label, seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ..environment import describe
 from ..errors import RunError
 from ..fitting import Fit
 from ..plugins import Host
+from ..processes import check_main_guard
 from ..ranks import Ranks, join, leave
 from ..resolve import Resolved, resolve
 from ..run import Run, recorded, write_atomically, write_json
@@ -48,6 +48,7 @@ def search(
     notify: Notify = lambda event: None,
 ) -> Result:
     """Run a search in a new folder (default: runs/, date and space). The config: an object, a dict, or a file."""
+    check_main_guard()
     checked = as_config(config)
     host = host or Host(checked.plugins)
     resolved = resolve(checked, host)
@@ -68,6 +69,7 @@ def resume(
     notify: Notify = lambda event: None,
 ) -> Result:
     """Go on with an interrupted run, or with a finished one under a larger budget (`budget.trials=50`)."""
+    check_main_guard()
     folder = Path(folder)
     config = parse_config(override(read_stored(folder), overrides), str(folder / "config.yaml"))
     host = host or Host(config.plugins)
@@ -174,12 +176,5 @@ class _Session:
         context = make_context(self.resolved, self.recorded, supernet=supernet, folder=self.folder)
         with executor_of(self.resolved, context, self.folder) as executor:
             loop = make_loop(self.resolved, strategy, executor, run, self.notify, epochs=epochs)
-            try:
-                reason = loop.run()
-            except BrokenProcessPool as error:
-                raise RunError(
-                    "a worker process ended by itself: out of memory, or it could not make what the configuration "
-                    "names (plugins must be installed, or be files under 'plugins'); its own words stand above. What "
-                    f"was done is saved; go on with: archloom resume {self.folder}"
-                ) from error
+            reason = loop.run()
         return [loop.trials[number] for number in sorted(loop.trials)], reason

@@ -10,14 +10,14 @@ from typing import Any
 from ..engine import Limits, Search
 from ..errors import ConfigError
 from ..estimator import Context
-from ..measuring import Executor, Here, Measurer
+from ..measuring import Executor, Here
 from ..model import Model
 from ..randomness import python_rng
 from ..ranks import Ranks
 from ..resolve import Resolved
 from ..run import Run
 from ..strategy import Recorded, Strategy, WeightSharing
-from ..workers import Workers
+from ..workers import Workers, measurer
 
 Notify = Callable[[dict[str, Any]], None]
 """Is told of each event of a run."""
@@ -88,9 +88,9 @@ def make_context(
 
 @contextmanager
 def executor_of(r: Resolved, context: Context, folder: Path) -> Iterator[Executor]:
-    """Who measures inside the block: this process, or as many others as the configuration says."""
-    if r.config.workers == 1:
-        yield Here(Measurer(r.space, r.estimators, r.constraints, context, r.config.strict))
+    """Who measures inside the block: this process, or others, where there are several or an estimate may be ended."""
+    if not r.config.in_processes:
+        yield Here(measurer(r, context))
         return
     workers = Workers(r.config, r.host.files, folder)
     try:
