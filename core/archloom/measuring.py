@@ -73,7 +73,7 @@ class Measurer:
                 cost["epochs"] += _epochs(estimator, fidelity)
                 lacking = [m.name for m in estimator.metrics if m.name not in measured]
                 if lacking:
-                    raise SearchError(f"it gave {_given(measured)} and no {', '.join(lacking)}")
+                    raise SearchError(f"it gave {_given(measured)}, but not {', '.join(lacking)}")
                 numbers = {m.name: float(measured[m.name]) for m in estimator.metrics}
             except Exception as error:
                 # a stranger's estimator may raise anything: it is recorded, and the search goes on

@@ -262,7 +262,7 @@ def check_main_guard() -> None:
     ):  # the standard library's own mark of "still importing main"
         return
     if process.name.startswith(_NAME):
-        os._exit(_UNGUARDED)
+        raise SystemExit(_UNGUARDED)
     raise ConfigError(
         'a process that only imports this script starts a search: put it under `if __name__ == "__main__":`'
     )
@@ -304,4 +304,4 @@ def _end_with_the_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)
+        os.kill(os.getpid(), signal.SIGTERM)
