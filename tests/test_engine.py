@@ -354,7 +354,12 @@ def test_a_metric_that_is_no_number_fails_the_trial_before_constraints_and_deare
 
 @pytest.mark.parametrize(
     ("result", "message"),
-    [({}, "Raises: SearchError: it gave nothing, but not accuracy"), ({"accuracy": "high"}, "ValueError"), ([1], "Raises: SearchError: it gave nothing, but not accuracy")],
+    [
+        ({}, "Raises: SearchError: it gave nothing, but not accuracy"),
+        ({"speed": 1.0}, "Raises: SearchError: it gave speed, but not accuracy"),
+        ({"accuracy": "high"}, "ValueError"),
+        ([1], "Raises: SearchError: it gave [1], not a mapping"),
+    ],
 )
 def test_an_estimate_that_is_not_what_was_promised_fails_the_trial(result, message):
     outcome = measurer(Raises(result))(digits(1, 1, 0), 0)

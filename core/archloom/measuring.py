@@ -71,6 +71,8 @@ class Measurer:
                 self.watch(name, timeout)
                 measured = estimator.estimate(architecture, context)
                 cost["epochs"] += _epochs(estimator, fidelity)
+                if not isinstance(measured, Mapping):
+                    raise SearchError(f"it gave {measured!r:.80}, not a mapping of metrics to values")
                 lacking = [m.name for m in estimator.metrics if m.name not in measured]
                 if lacking:
                     raise SearchError(f"it gave {_given(measured)}, but not {', '.join(lacking)}")
