@@ -141,6 +141,7 @@ def test_what_is_handed_in_is_explained():
 MODELS = {
     "Parts: something by name": (config.Part, None),
     "The keys": (config.SearchConfig, ()),
+    "estimators": (config.EstimatorPart, None),
     "budget": (config.Budget, ("budget",)),
     "pick": (config.Pick, ("pick",)),
     "model": (config.ModelConfig, ("model",)),
