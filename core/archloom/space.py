@@ -151,14 +151,17 @@ def sample(space: SearchSpace, rng: random.Random) -> Architecture:
     return Architecture({choice.name: rng.choice(choice.options) for choice in space.choices})
 
 
-def mutate(space: SearchSpace, architecture: Architecture, rng: random.Random) -> Architecture:
-    """One decision changed to another option; the architecture itself where no choice has two."""
+def mutate(
+    space: SearchSpace, architecture: Architecture, rng: random.Random, *, decisions: int = 1
+) -> Architecture:
+    """So many different `decisions` changed, each to another option; all of them where fewer have two options."""
     open_choices = [choice for choice in space.choices if len(choice.options) > 1]
-    if not open_choices:
-        return architecture
-    choice = rng.choice(open_choices)
-    others: list[Option] = [option for option in choice.options if option != architecture[choice.name]]
-    return architecture.replace(**{choice.name: rng.choice(others)})
+    for _ in range(min(decisions, len(open_choices))):
+        choice = rng.choice(open_choices)
+        others: list[Option] = [option for option in choice.options if option != architecture[choice.name]]
+        architecture = architecture.replace(**{choice.name: rng.choice(others)})
+        open_choices.remove(choice)
+    return architecture
 
 
 def input_shape(space: SearchSpace, architecture: Architecture, task: Task) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from .options import at_least
 class RegularizedEvolution:
     """population: P of the paper. tournament: S, how many are drawn to pick a parent from.
 
-    mutations: how many decisions a child changes. Infeasible and failed trials die at birth. With several
+    mutations: how many different decisions a child changes. Infeasible and failed trials die at birth. With several
     objectives the first one is evolved.
     """
 
@@ -31,6 +31,12 @@ class RegularizedEvolution:
         mutations: int = 1,
     ) -> None:
         at_least("evolution", 1, mutations=mutations)
+        open_choices = sum(len(choice.options) > 1 for choice in space.choices)
+        if mutations > max(1, open_choices):
+            raise ConfigError(
+                f"evolution: mutations is {mutations}, but only {open_choices} decisions of the space have two options "
+                f"or more; write at most {max(1, open_choices)}"
+            )
         if not 1 <= tournament <= population:
             raise ConfigError(f"evolution: tournament must lie in 1..{population}, not {tournament}")
         self.space, self.rng = space, rng
@@ -43,9 +49,7 @@ class RegularizedEvolution:
         # Algorithm 1 draws with replacement; the parent is the sample's best
         tournament = [self.rng.choice(self.living) for _ in range(self.S)]
         child = max(tournament, key=lambda trial: trial.score).architecture
-        for _ in range(self.mutations):
-            child = mutate(self.space, child, self.rng)
-        return child
+        return mutate(self.space, child, self.rng, decisions=self.mutations)
 
     def observe(self, trial: Trial) -> None:
         if trial.score is not None:

@@ -4,6 +4,7 @@ trained a little, the best of them go on, and few are trained to the end."""
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from archloom.trial import Trial
 from .options import at_least
 
 DRAWS = 100
-"""How often an architecture is drawn again that the bracket has already."""
+"""How often an architecture is drawn again that the bracket has already, before those that are left are listed."""
 
 
 @dataclass
@@ -34,7 +35,8 @@ class Bracket:
     """One pass from `n` random architectures to the best of them, over rungs r_i = eta^(i - s), i = 0..s.
 
     At rung i there are n_i = floor(n / eta^i), at least one (algorithm 1 of the Hyperband paper, lines 4 to 9). An
-    architecture that is infeasible or fails at the first rung is replaced by another.
+    architecture that is infeasible or fails at the first rung is replaced by another, as long as the space has one:
+    no architecture has two places in a rung.
     """
 
     def __init__(self, space: SearchSpace, rng: random.Random, n: int, s: int, eta: int) -> None:
@@ -52,7 +54,7 @@ class Bracket:
     def propose(self) -> Proposal | None:
         """The next of the present rung, or None until its open trials are told."""
         rung = self.rungs[self.level]
-        if self.level == 0 and len(rung.told) + rung.open < rung.room:
+        if self.level == 0 and self._more and len(rung.told) + rung.open < rung.room:
             architecture = self._fresh()
         elif rung.waiting:
             architecture = rung.waiting.pop(0)
@@ -61,11 +63,21 @@ class Bracket:
         rung.open += 1
         return Proposal(architecture, rung.fidelity)
 
+    @property
+    def _more(self) -> bool:
+        """Whether the space has an architecture that the bracket has not drawn."""
+        return len(self.drawn) < size(self.space)
+
     def _fresh(self) -> Architecture:
         for _ in range(DRAWS):
             drawn = sample(self.space, self.rng)
             if drawn not in self.drawn:
                 break
+        else:  # so many misses happen only where nearly all of a small space is drawn
+            names = [choice.name for choice in self.space.choices]
+            decided = itertools.product(*(choice.options for choice in self.space.choices))
+            every = (Architecture(dict(zip(names, options, strict=True))) for options in decided)
+            drawn = self.rng.choice([one for one in every if one not in self.drawn])
         self.drawn[drawn] = None
         return drawn
 
@@ -75,7 +87,7 @@ class Bracket:
         rung.open -= 1
         if trial.score is not None:
             rung.told.append(trial)
-        short = self.level == 0 and len(rung.told) < rung.room
+        short = self.level == 0 and self._more and len(rung.told) < rung.room
         if rung.open or rung.waiting or short:
             return
         self.level += 1

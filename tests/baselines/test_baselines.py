@@ -87,15 +87,21 @@ def test_what_is_infeasible_or_failed_dies_at_birth():
     assert not strategy.living
 
 
-def test_a_child_differs_from_its_parent_in_as_many_decisions_as_asked_at_most():
-    strategy = RegularizedEvolution(Toy(), random.Random(0), population=1, tournament=1, mutations=3)
+@pytest.mark.parametrize(("length", "base", "mutations"), [(4, 2, 2), (4, 2, 4), (10, 5, 3), (1, 3, 1)])
+def test_a_child_differs_from_its_parent_in_exactly_as_many_decisions_as_asked(length, base, mutations):
+    space = Toy(length, base)
+    strategy = RegularizedEvolution(space, random.Random(0), population=1, tournament=1, mutations=mutations)
     parent = strategy.propose()
     observe(strategy, 0, parent, 1.0)
-    differences = {
-        sum(parent[k] != child[k] for k in parent) for child in (strategy.propose() for _ in range(200))
-    }
-    assert max(differences) == 3
-    assert 0 not in differences - {0}
+    children = [strategy.propose() for _ in range(200)]
+    assert {sum(parent[k] != child[k] for k in parent) for child in children} == {mutations}
+
+
+def test_more_mutations_than_decisions_that_can_change_are_refused():
+    space = Toy(4, 2)
+    space.choices[0] = Choice("d0", (7,))
+    with pytest.raises(ConfigError, match="mutations is 4, but only 3 decisions of the space have two options"):
+        RegularizedEvolution(space, random.Random(0), mutations=4)
 
 
 @pytest.mark.parametrize(

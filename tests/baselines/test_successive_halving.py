@@ -107,6 +107,27 @@ def test_a_space_smaller_than_a_bracket_is_searched_whole():
     assert quality(proposals[-1].architecture) == 2
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_rung_holds_different_networks_where_infeasible_ones_leave_the_first_one_short(seed):
+    """12 networks, of which 3 are infeasible: nine are judged, and the best six of the nine go on."""
+    scored = lambda architecture: quality(architecture) if architecture["d1"] != 3 else None
+    space = Toy(length=2)
+    space.choices[0] = Choice("d0", (0, 1, 2))
+    strategy = SuccessiveHalving(space, random.Random(seed), width=12, eta=2, rungs=3)
+    proposals = told(strategy, 12 + 6 + 3, scored)
+    rungs = [proposals[:12], proposals[12:18], proposals[18:]]
+    assert [{one.fidelity for one in rung} for rung in rungs] == [{0.25}, {0.5}, {1.0}]
+    assert [len({one.architecture for one in rung}) for rung in rungs] == [12, 6, 3]
+    best = sorted((quality(one.architecture) for one in rungs[0] if one.architecture["d1"] != 3), reverse=True)
+    assert sorted((quality(one.architecture) for one in rungs[1]), reverse=True) == best[:6]
+
+
+@pytest.mark.parametrize("strategy", [SuccessiveHalving, Hyperband])
+def test_a_space_without_a_feasible_network_is_left_and_tried_anew(strategy):
+    asked = told(strategy(Toy(length=2, base=3), random.Random(0)), 40, lambda architecture: None)
+    assert {len({one.architecture for one in asked[:9]}), len({one.architecture for one in asked})} == {9}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
