@@ -278,3 +278,11 @@ def test_two_workers_are_a_window_of_two():
     assert (
         parse_config(MINIMAL | {"workers": 2}).identity() == parse_config(MINIMAL | {"window": 2}).identity()
     )
+
+
+@pytest.mark.parametrize("key", ["threads", "workers"])
+@pytest.mark.parametrize("number", [1025, 100_000, 10**12])
+def test_more_threads_or_processes_than_any_machine_has_are_refused_first(key, number):
+    with pytest.raises(ConfigError, match=f"'{key}' = {number}: .*less than or equal to 1024"):
+        parse_config({**MINIMAL, key: number})
+    assert getattr(parse_config({**MINIMAL, key: 1024}), key) == 1024

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+import time
 from typing import Any
 
 import pytest
@@ -46,8 +47,8 @@ def test_small_fronts_have_the_volume_counted_by_hand(points, reference, volume)
     assert hypervolume(points, reference) == volume
 
 
-@pytest.mark.parametrize("dimensions", [2, 3, 4])
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 4, 5])
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_it_is_the_union_of_the_boxes(dimensions, data):
     coordinate = st.integers(-2, 6).map(float)
@@ -63,6 +64,42 @@ def test_it_agrees_with_random_points_thrown_at_it(dimensions):
     thrown = [[rng.random() for _ in range(dimensions)] for _ in range(20_000)]
     hit = sum(any(all(x <= p for x, p in zip(one, point, strict=True)) for point in points) for one in thrown)
     assert hypervolume(points, [0.0] * dimensions) == pytest.approx(hit / len(thrown), abs=0.015)
+
+
+def on_a_sphere(number: int, dimensions: int) -> list[Trial]:
+    """Trials that no other one dominates, scores above 0."""
+    rng = random.Random(number)
+    drawn = [[abs(rng.gauss(0, 1)) for _ in range(dimensions)] for _ in range(number)]
+    points = [tuple(x / math.hypot(*one) for x in one) for one in drawn]
+    return [
+        Trial(n, toys.digits(n), "ok", {f"m{k}": x for k, x in enumerate(point)}, point)
+        for n, point in enumerate(points)
+    ]
+
+
+@pytest.mark.parametrize(("number", "dimensions"), [(3000, 2), (400, 3), (180, 5)])
+def test_a_front_of_all_trials_takes_no_minutes_after_the_search(number, dimensions):
+    trials = on_a_sphere(number, dimensions)
+    objectives = [Objective(f"m{k}", "max") for k in range(dimensions)]
+    started = time.process_time()
+    assert len(front(trials)) == number
+    found = history(trials, objectives, {f"m{k}": 0.0 for k in range(dimensions)})
+    assert time.process_time() - started < 2.0
+    whole = hypervolume([one.scores for one in trials], [0.0] * dimensions)
+    assert found.values[-1] == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3, 4, 5])
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_each_value_of_the_history_is_the_volume_of_the_trials_so_far(dimensions, data):
+    coordinate = st.integers(-1, 4).map(float)
+    points = data.draw(st.lists(st.tuples(*[coordinate] * dimensions), min_size=1, max_size=7))
+    objectives = [Objective(f"m{k}", "max") for k in range(dimensions)]
+    trials = [Trial(n, toys.digits(n), "ok", {}, point) for n, point in enumerate(points)]
+    found = history(trials, objectives, {f"m{k}": 0.0 for k in range(dimensions)})
+    for n, value in enumerate(found.values):
+        assert value == pytest.approx(by_inclusion_and_exclusion(points[: n + 1], [0.0] * dimensions))
 
 
 BOTH = (Objective("accuracy", "max"), Objective("macs", "min"))

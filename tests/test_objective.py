@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archloom.errors import ConfigError
-from archloom.objective import Constraint, Objective, Picking, best, dominates, front
+from archloom.objective import Constraint, Objective, Picking, best, dominates, exact, front
 from archloom.trial import Trial
 from toys import digits
 
@@ -33,6 +33,14 @@ def test_the_front_is_what_nothing_dominates_with_each_scores_once(trials):
         beaten = any(dominates(other.scores, one.scores) for other in trials)
         twin = any(other.scores == one.scores and other.number < one.number for other in trials)
         assert (one in found) == (not beaten and not twin)
+
+
+@given(st.integers(1, 4).flatmap(lambda n: st.lists(st.tuples(*[score] * n), max_size=12)))
+def test_the_front_of_any_number_of_objectives_is_what_nothing_dominates(points):
+    trials = [trial(number, *point) for number, point in enumerate(points)]
+    undominated = [one for one in trials if not any(dominates(other.scores, one.scores) for other in trials)]
+    first = {one.scores: one for one in reversed(undominated)}
+    assert front(trials) == [one for one in undominated if first[one.scores] is one]
 
 
 @given(populations, st.randoms())
@@ -100,6 +108,26 @@ def test_any_text_is_a_constraint_or_a_config_error(text):
 
 def test_a_constraint_is_printed_as_it_can_be_read_again():
     assert Constraint.parse(str(Constraint.parse("macs<=3e8"))) == Constraint("macs", "<=", 3e8)
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "told"),
+    [
+        (1e6, 1_000_001.0, ("1000000", "1000001")),
+        (300e6, 300_000_000.5, ("300000000", "300000000.5")),
+        (0.92277, 0.92277001, ("0.92277", "0.92277001")),
+        (-1e-11, -1.0000001e-11, ("-1e-11", "-1.0000001e-11")),
+        (1e300, float("inf"), ("1e+300", "inf")),
+    ],
+)
+def test_numbers_in_messages_are_those_that_were_compared(bound, value, told):
+    assert (exact(bound), exact(value)) == told
+    assert str(Constraint("c", "<=", bound)) == f"c <= {told[0]}"
+
+
+@given(st.floats(allow_nan=False), st.floats(allow_nan=False))
+def test_different_numbers_are_written_differently(one, other):
+    assert (exact(one) == exact(other)) == (one == other)
 
 
 def test_a_trial_survives_json_and_is_frozen():

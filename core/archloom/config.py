@@ -37,6 +37,9 @@ def refuse_bool(value: Any) -> Any:
 Int = Annotated[int, BeforeValidator(refuse_bool)]
 Float = Annotated[float, BeforeValidator(refuse_bool)]
 
+MOST = 1024
+"""Threads and processes that one machine is asked for at most; more would end it while it works, not before."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(
@@ -172,8 +175,8 @@ class SearchConfig(_Strict):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     order: Literal["submitted", "completion"] = "submitted"
     window: Int = Field(1, ge=1)
-    workers: Int = Field(1, ge=1)
-    threads: Int | None = Field(None, ge=1)
+    workers: Int = Field(1, ge=1, le=MOST)
+    threads: Int | None = Field(None, ge=1, le=MOST)
     checkpoint_every: Float = Field(60.0, ge=0)
     max_failures: Int = Field(10, ge=1)
     max_rejected: Int = Field(1000, ge=1)

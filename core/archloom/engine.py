@@ -16,7 +16,7 @@ from .architecture import Architecture
 from .errors import RunError, SearchError
 from .estimator import FULL, Fidelity
 from .measuring import Executor, Outcome
-from .objective import Constraint, Objective
+from .objective import Constraint, Objective, exact
 from .randomness import derive_seed
 from .run import EventLog
 from .space import SearchSpace, check, size
@@ -142,9 +142,9 @@ class Search:
         if limits.trials is not None and self._measured + in_flight >= limits.trials:
             return f"the budget of {limits.trials} trials is spent"
         if self._measured and limits.seconds is not None and self.active >= limits.seconds:
-            return f"the budget of {limits.seconds:g} seconds is spent"
+            return f"the budget of {exact(limits.seconds)} seconds is spent"
         if self._measured and limits.epochs is not None and self._spent_epochs >= limits.epochs:
-            return f"the budget of {limits.epochs:g} epochs is spent"
+            return f"the budget of {exact(limits.epochs)} epochs is spent"
         if len(self._complete) >= self._space_size:
             return f"all {self._space_size} architectures of the space were proposed"
         if self._repeats >= limits.max_repeats:
@@ -310,7 +310,9 @@ class Search:
 
     def _empty(self, reason: str) -> str:
         if self._nearest:
-            told = "; ".join(f"{c}: the nearest seen was {value:g}" for c, value in self._nearest.items())
+            told = "; ".join(
+                f"{c}: the nearest seen was {exact(value)}" for c, value in self._nearest.items()
+            )
             return f"no feasible architecture was found ({reason}). {told}. Loosen the constraint"
         errors = [trial.error for trial in self.trials.values() if trial.error]
         return f"no architecture could be measured ({reason}). The last error: {errors[-1] if errors else 'none'}"

@@ -14,7 +14,7 @@ from typing import Protocol
 from .architecture import Architecture
 from .errors import SearchError
 from .estimator import FULL, Context, Estimator, Fidelity
-from .objective import Constraint
+from .objective import Constraint, exact
 from .space import SearchSpace, violations
 from .trial import Status
 
@@ -91,7 +91,7 @@ class Measurer:
             for constraint in self.constraints:
                 value = metrics.get(constraint.metric)
                 if value is not None and not constraint.holds(value):
-                    return outcome("infeasible", f"{constraint} broken: {value:g}")
+                    return outcome("infeasible", f"{constraint} broken: {exact(value)}")
         return outcome("ok")
 
     def _in_order(self) -> list[tuple[str, float | None, Estimator]]:

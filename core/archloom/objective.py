@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from .errors import ConfigError
 from .trial import Trial
 
 _CONSTRAINT = re.compile(r"^\s*([A-Za-z_][\w.]*)\s*(<=|>=|<|>)\s*(\S+)\s*$")
+
+
+def exact(value: float) -> str:
+    """A number as it is, in its shortest form: two that differ are never written alike."""
+    return str(int(value)) if abs(value) < 1e16 and value == int(value) else repr(float(value))
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Constraint:
                 return value > self.bound
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.sign} {self.bound:g}"
+        return f"{self.metric} {self.sign} {exact(self.bound)}"
 
 
 @dataclass(frozen=True)
@@ -93,17 +100,38 @@ def comparable(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def front(trials: Sequence[Trial]) -> list[Trial]:
-    """The non-dominated ones of `comparable` trials; of equal ones (same scores) the lowest number alone."""
+    """The non-dominated ones of `comparable` trials; of equal ones (same scores) the lowest number alone.
+
+    n log n for one and two objectives.
+    """
     ok = comparable(trials)
-    kept: list[Trial] = []
+    first: dict[tuple[float, ...], Trial] = {}
     for trial in ok:
-        rivals = [other.scores for other in ok if other.scores is not None]
-        if any(dominates(scores, trial.scores or ()) for scores in rivals):
-            continue
-        if any(other.scores == trial.scores for other in kept):
-            continue
-        kept.append(trial)
-    return kept
+        first.setdefault(trial.scores or (), trial)
+    return [first[scores] for scores in _undominated(first)]
+
+
+def _undominated(scores: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """Those of different scores that no other one dominates, in the order given."""
+    given = list(scores)
+    kept: set[tuple[float, ...]] = set()
+    # whatever dominates a point is above it in this order, and so is something undominated that dominates it
+    descending = sorted(given, reverse=True)
+    if len(given) and len(given[0]) <= 2:
+        best = -math.inf
+        for one in descending:
+            if not kept or one[-1] > best:
+                kept.add(one)
+                best = one[-1]
+            if len(one) < 2:
+                break
+        return [one for one in given if one in kept]
+    above = np.empty((len(given), len(given[0]) if given else 0))
+    for one in descending:
+        if not (above[: len(kept)] >= one).all(axis=1).any():
+            above[len(kept)] = one
+            kept.add(one)
+    return [one for one in given if one in kept]
 
 
 def best(trials: Sequence[Trial], picking: Picking | None = None) -> Trial | None:

@@ -100,7 +100,9 @@ def test_a_child_differs_from_its_parent_in_exactly_as_many_decisions_as_asked(l
 def test_more_mutations_than_decisions_that_can_change_are_refused():
     space = Toy(4, 2)
     space.choices[0] = Choice("d0", (7,))
-    with pytest.raises(ConfigError, match="mutations is 4, but only 3 decisions of the space have two options"):
+    with pytest.raises(
+        ConfigError, match="mutations is 4, but only 3 decisions of the space have two options"
+    ):
         RegularizedEvolution(space, random.Random(0), mutations=4)
 
 

@@ -118,7 +118,9 @@ def test_a_rung_holds_different_networks_where_infeasible_ones_leave_the_first_o
     rungs = [proposals[:12], proposals[12:18], proposals[18:]]
     assert [{one.fidelity for one in rung} for rung in rungs] == [{0.25}, {0.5}, {1.0}]
     assert [len({one.architecture for one in rung}) for rung in rungs] == [12, 6, 3]
-    best = sorted((quality(one.architecture) for one in rungs[0] if one.architecture["d1"] != 3), reverse=True)
+    best = sorted(
+        (quality(one.architecture) for one in rungs[0] if one.architecture["d1"] != 3), reverse=True
+    )
     assert sorted((quality(one.architecture) for one in rungs[1]), reverse=True) == best[:6]
 
 

@@ -23,7 +23,9 @@ def bench(
         "benchmarks/results"
     ),
     name: Annotated[str, typer.Option(help="The files' name.")] = "kernels",
-    threads: Annotated[int | None, typer.Option(help="PyTorch's threads; default: as they are.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="PyTorch's threads; default: as they are.", min=1, max=1024)
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Time the kernels against eager PyTorch, its own fused ops, torch.compile and a copy, all in each round.

@@ -67,11 +67,12 @@ def compare(
 
 def _print_score(protocol: Mapping[str, Any], label: str, scored: Mapping[str, Any]) -> None:
     from ..comparing.page import interval
+    from ..objective import exact
 
     title = f"{label}: mean regret, {scored['unit']}, {protocol['seeds']} seeds"
     if "floor" in scored:
         title += f"; of exhaustive search {scored['floor']:.3g}"
-    heads = [f"{at:g} {protocol['axis']}" for at in protocol["at"]]
+    heads = [f"{exact(at)} {protocol['axis']}" for at in protocol["at"]]
     table = Table("strategy", *heads, "p, Wilcoxon", "p, bootstrap", title=title)
     last = {test["strategy"]: test for test in scored["tests"] if test["at"] == protocol["at"][-1]}
     for name, curve in scored["curves"].items():

@@ -72,7 +72,7 @@ def check(
     device: str = "cpu",
     batch: Annotated[int | None, typer.Option(help="Images at once; default: the table's, or 1.")] = None,
     runs: Annotated[int, typer.Option(help="Rounds of measuring.", min=1)] = 30,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of PyTorch.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of PyTorch.", min=1, max=1024)] = None,
     seed: int = 0,
     plugin: PluginFiles = None,
     as_json: AsJson = False,

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ..config import Float, Int, Part, PartLike, SearchConfig, explain, override, parse_config
+from ..config import MOST, Float, Int, Part, PartLike, SearchConfig, explain, override, parse_config
 from ..documents import plain, read_yaml
 from ..errors import ConfigError, nearest, shown
+from ..objective import exact
 
 BASELINE = "random"
 """The strategy that all others are tested against; it is always there."""
@@ -107,7 +108,7 @@ class Protocol(BaseModel):
     at: tuple[Annotated[Float, Field(gt=0)], ...] = ()
     confidence: Float = Field(0.95, gt=0.5, lt=1)
     resamples: Int = Field(10_000, ge=100)
-    processes: Int | None = Field(None, ge=1)
+    processes: Int | None = Field(None, ge=1, le=MOST)
 
     @model_validator(mode="after")
     def _one_optimum_for_one_score(self) -> Protocol:
@@ -183,7 +184,11 @@ def parse_comparison(data: Any, where: str = "the comparison") -> Comparison:
     made = Comparison(protocol=protocol, shared=shared)
     beyond = [one for one in protocol.at if one > made.limit]
     if beyond:
-        raise ConfigError(f"{where}: 'at' names {beyond[0]:g} {made.axis}, but the budget is {made.limit:g}")
+        raise ConfigError(
+            f"{where}: 'at' names {exact(beyond[0])} {made.axis}, but the budget is {exact(made.limit)}"
+        )
+    if made.axis == "trials" and (parts := [one for one in protocol.at if one != int(one)]):
+        raise ConfigError(f"{where}: 'at' names {exact(parts[0])} trials; the budget counts whole trials")
     return made
 
 

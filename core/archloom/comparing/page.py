@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..objective import exact
 from ..report import headed
 from ..report.markup import BLUE, GREEN, GREY, INK, ORANGE, RED, amount, axis, escaped, plot, section, table
 from .config import BASELINE
@@ -131,7 +132,7 @@ def _table(protocol: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
             n = curve["at"].index(one)
             cells.append(interval(curve["mean"][n], curve["low"][n], curve["high"][n]))
         rows.append(cells)
-    head = ["mean regret", *(f"{one:g} {protocol['axis']}" for one in protocol["at"])]
+    head = ["mean regret", *(f"{exact(one)} {protocol['axis']}" for one in protocol["at"])]
     return table(head, rows)
 
 
@@ -145,7 +146,7 @@ def _tests(protocol: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
         rows.append(
             [
                 escaped(test["strategy"]),
-                f"{test['at']:g}",
+                exact(test["at"]),
                 interval(test["difference"], test["low"], test["high"]),
                 f"{test['wins']} / {test['ties']} / {test['losses']}",
                 probability(test["wilcoxon_holm"]),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import SearchError
+from ..objective import exact
 from ..randomness import derive_seed
 from .config import BASELINE, Comparison
 from .runs import Record, mean_of
@@ -127,6 +128,7 @@ def _scored(
     }
     known = "best" in optimum
     best = sign * optimum["best"] if known else max(v for m in steps.values() for s in m for _, v in s)
+    size = max(abs(v) for v in (best, *(v for m in steps.values() for s in m for _, v in s)))
     grid = _grid(comparison, at)
     # the budget is checked before a proposal, so that what ends last may end a little beyond it
     reach = [*grid[:-1], float("inf")]
@@ -142,9 +144,9 @@ def _scored(
         if known
         else "the best of all these searches",
         "curves": {label: _band(comparison, grid, values) for label, values in regret.items()},
-        "tests": [test.to_json() for test in _tests(comparison, grid, at, regret)],
+        "tests": [test.to_json() for test in _tests(comparison, grid, at, regret, size)],
         "regret": {
-            label: {f"{one:g}": _plain(values[:, grid.index(one)]) for one in at}
+            label: {exact(one): _plain(values[:, grid.index(one)]) for one in at}
             for label, values in regret.items()
         },
     }
@@ -175,9 +177,14 @@ def _band(comparison: Comparison, grid: Sequence[float], regret: Floats) -> dict
 
 
 def _tests(
-    comparison: Comparison, grid: Sequence[float], at: Sequence[float], regret: Mapping[str, Floats]
+    comparison: Comparison,
+    grid: Sequence[float],
+    at: Sequence[float],
+    regret: Mapping[str, Floats],
+    size: float,
 ) -> list[Test]:
-    """Each strategy against the baseline at each budget where both have incumbents, corrected together."""
+    """Each strategy against the baseline at each budget where both have incumbents, corrected together; `size`: the
+    largest score."""
     protocol, tests = comparison.protocol, []
     for label, values in regret.items():
         for one in at:
@@ -192,6 +199,7 @@ def _tests(
                         confidence=protocol.confidence,
                         resamples=protocol.resamples,
                         seed=_seed("paired"),
+                        size=size,
                     )
                 )
     return corrected(tests)

@@ -74,6 +74,14 @@ class Test:
 Test.__test__ = False  # type: ignore[attr-defined]  # no test case of pytest's
 
 
+SAME = 2.0**-40
+"""Scores that differ by less than this part of their size are equal: sums of the same numbers in another order differ
+in the last digits. A part, so that the unit of a score changes nothing."""
+
+EXACT = 10
+"""Up to so many pairs that differ, all their 2^n signs are gone through."""
+
+
 def paired(
     strategy: str,
     at: float,
@@ -83,18 +91,19 @@ def paired(
     confidence: float,
     resamples: int,
     seed: int,
+    size: float = 0.0,
 ) -> Test:
-    """Test `regret` (seeds,) against the baseline's of the same seeds."""
-    # takes a second, which only a comparison should spend
-    from scipy.stats import wilcoxon  # type: ignore[import-untyped]
+    """Test `regret` (seeds,) against the baseline's of the same seeds.
 
-    # sums of the same numbers in another order differ in the last digits, and are ties all the same
-    differences = np.round(regret - baseline, 9)
+    size: the largest of the scores that the regrets are differences of, which says how exact those are. The unit of
+    the scores and the order of the seeds change nothing.
+    """
+    size = max(size, float(np.abs(regret).max()), float(np.abs(baseline).max()))
+    differences = np.sort(_settled(regret - baseline, SAME * size))
     unequal = differences[differences != 0.0]
-    by_rank = float(wilcoxon(unequal).pvalue) if len(unequal) else 1.0
     means = bootstrap_means(differences[:, None], resamples, seed)[:, 0]
     mean = float(differences.mean())
-    beyond = int((np.abs(means - mean) >= abs(mean)).sum())
+    beyond = int((np.abs(means - mean) >= abs(mean) * (1 - SAME)).sum())
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Test(
@@ -106,10 +115,59 @@ def paired(
         wins=int((differences < 0).sum()),
         ties=int((differences == 0).sum()),
         losses=int((differences > 0).sum()),
-        wilcoxon=by_rank,
+        wilcoxon=_by_rank(unequal),
         # one is added to both: a p value of zero cannot be had from so many draws
-        bootstrap=(beyond + 1) / (resamples + 1),
+        bootstrap=max((beyond + 1) / (resamples + 1), _by_signs(unequal, resamples, seed)),
     )
+
+
+def _settled(differences: Floats, least: float) -> Floats:
+    """The differences, with those below `least` zero and sizes that lie closer together than that equal."""
+    sizes = np.abs(differences)
+    order = np.argsort(sizes)
+    steps = np.diff(sizes[order], prepend=0.0) > least
+    groups = np.cumsum(steps)  # 0: those that are equal to zero
+    firsts = np.append(0.0, sizes[order][steps])
+    settled = np.empty_like(sizes)
+    settled[order] = firsts[groups]
+    return np.sign(differences) * settled
+
+
+def _by_rank(unequal: Floats) -> float:
+    """Two-sided p value of the signed-rank test, exact for few pairs, with equal sizes among them too."""
+    # takes a second, which only a comparison should spend
+    from scipy.stats import permutation_test, rankdata, wilcoxon  # type: ignore[import-untyped]
+
+    if len(unequal) < 2:
+        return 1.0
+    ranks = rankdata(np.abs(unequal))
+    if len(unequal) > EXACT or len(np.unique(ranks)) == len(ranks):
+        return float(wilcoxon(unequal).pvalue)
+    signed = np.sign(unequal) * ranks
+    found = permutation_test(
+        (signed,), np.sum, permutation_type="samples", n_resamples=np.inf, vectorized=True
+    )
+    return float(found.pvalue)
+
+
+def _by_signs(unequal: Floats, resamples: int, seed: int) -> float:
+    """Two-sided p value of the sign-flip test of the mean: exact for few pairs, of `resamples` draws for more."""
+    from scipy.stats import permutation_test
+
+    if len(unequal) < 2:
+        return 1.0
+    draws = np.inf if len(unequal) <= EXACT else resamples
+    rng = np.random.default_rng(seed)
+    found = permutation_test(
+        (unequal,),
+        lambda values, axis: np.abs(np.mean(values, axis=axis)),
+        permutation_type="samples",
+        n_resamples=draws,
+        vectorized=True,
+        alternative="greater",
+        random_state=rng,
+    )
+    return float(found.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

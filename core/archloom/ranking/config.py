@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..config import Int, ModelConfig, Part, PartLike, _Strict, override, parse, read_yaml
+from ..config import MOST, Int, ModelConfig, Part, PartLike, _Strict, override, parse, read_yaml
 
 
 class RankConfig(_Strict):
@@ -33,7 +33,7 @@ class RankConfig(_Strict):
     seed: Int = Field(0, ge=0)
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    threads: Int | None = Field(None, ge=1)
+    threads: Int | None = Field(None, ge=1, le=MOST)
     plugins: list[str] = Field(default_factory=list)
 
 
