@@ -168,6 +168,16 @@ class Known(Truth):
         ]
 
 
+class Costly(Truth):
+    """Truths of which less is better: a time, which grows with the kernels, and an error, which falls."""
+
+    metrics = (Metric("ms", "ms", "min"), Metric("error", "%", "min"))
+
+    def estimate(self, architecture: Architecture, context: Any) -> dict[str, float]:
+        accuracy = super().estimate(architecture, context)["accuracy"]
+        return {"ms": 0.1 * accuracy, "error": 100 - accuracy}
+
+
 class FromSupernet:
     """The norm of the inherited weights."""
 
@@ -189,6 +199,7 @@ def host() -> Host:
         register("kernels", Kernels)
         register("truth", Truth)
         register("known", Known)
+        register("costly", Costly)
         register("from_supernet", FromSupernet)
 
     plugin = ModuleType("ranked")
@@ -247,6 +258,42 @@ def test_the_lowest_is_best_where_the_metric_says_so(tmp_path):
     told = rows(run(tmp_path, predictors=forms))
     assert told["negative"]["tau"] == told["sum"]["tau"]
     assert told["negative"]["best"] == "lowest"
+
+
+@pytest.mark.parametrize(("metric", "agreeing"), [("ms", "negative"), ("error", "sum")])
+def test_a_truth_of_which_less_is_better_is_ordered_as_its_predictors_are(metric, agreeing, tmp_path):
+    forms = [{"type": "kernels", "form": form} for form in ("sum", "negative", "same")]
+    ranking = run(tmp_path, truth="costly", metric=metric, predictors=forms, top=4)
+    told, values = rows(ranking), ranking.document["values"]
+    expected = kendalltau(values["sum"], [-v for v in values["truth"]])[0]
+    assert told["sum"]["tau"]["value"] == pytest.approx(expected, abs=1e-6)
+    assert told["negative"]["tau"] == told["sum"]["tau"]  # a "min" metric of the values turned round
+    assert abs(expected) > 0.9
+    assert (expected > 0) == (agreeing == "sum")
+    assert told["sum"]["precision"]["value"] == pytest.approx(1.0 if expected > 0 else 0.0, abs=0.26)
+    assert told["same"]["tau"]["value"] is None
+    assert ranking.document["truth"]["best"] == "lowest"
+    for name in ("params", "macs"):  # the direction that is harder to beat, and said
+        assert told[name]["tau"]["value"] >= 0
+        assert told[name]["best"] == ("lowest" if metric == "ms" else "highest")
+    assert "the lowest held best" in (tmp_path / "rank" / "rank.html").read_text()
+
+
+def test_a_perfect_predictor_of_a_time_has_tau_one_and_finds_all_of_the_best(tmp_path):
+    class Stopwatch(Costly):
+        metrics = (Metric("predicted_ms", "ms", "min"),)
+
+        def estimate(self, architecture: Architecture, context: Any) -> dict[str, float]:
+            return {"predicted_ms": super().estimate(architecture, context)["ms"]}
+
+    made = host()
+    plugin = ModuleType("stopwatch")
+    plugin.register_estimators = archloom.hookimpl(lambda register: register("stopwatch", Stopwatch))
+    made.add(plugin, "stopwatch", "a test", "0")
+    config = {**BASE, "truth": "costly", "metric": "ms", "predictors": ["stopwatch"]}
+    told = rows(rank(config, tmp_path, host=made))["predicted_ms"]
+    assert (told["tau"]["value"], told["rho"]["value"], told["precision"]["value"]) == pytest.approx((1, 1, 1))
+    assert told["best"] == "lowest"
 
 
 def test_predictors_without_an_order_or_with_gaps_are_shown_as_what_they_are(tmp_path):

@@ -55,8 +55,10 @@ def _print(document: Mapping[str, Any]) -> None:
     from ..report.ranking import interval_text, remark
 
     truth, networks = document["truth"], document["networks"]
+    lowest = ", the lowest held best" if truth.get("best") == "lowest" else ""
     title = (
-        f"{networks:,} networks against {truth['metric']} ({truth['estimator']}); in brackets 95 % intervals"
+        f"{networks:,} networks against {truth['metric']} ({truth['estimator']}{lowest}); "
+        "in brackets 95 % intervals"
     )
     head = (
         "predictor",

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..architecture import Architecture
 from ..errors import ConfigError, SpaceError, UnknownName
-from ..estimator import Context, Estimator
+from ..estimator import Context, Estimator, Metric
 from ..plugins import Host
 from ..randomness import python_rng
 from ..resolve import Maker, device_of, make, model_parts, offers
@@ -18,7 +18,7 @@ from ..space import SearchSpace, sample, size, violations
 from .config import RankConfig
 
 BASELINES: Mapping[str, str] = {"params": "parameters", "macs": "MACs"}
-"""Counted for every network, with their units; more is held better. A predictor below them is worse than counting."""
+"""Counted for every network, with their units. A predictor below them is worse than counting."""
 
 LARGE = 1_000_000
 """A space of more architectures is not listed."""
@@ -50,6 +50,11 @@ class Plan:
     predictors: Sequence[Predictor]
     context: Context
     networks: Sequence[Architecture]
+
+    @property
+    def measure(self) -> Metric:
+        """The truth's metric."""
+        return next(metric for metric in self.truth.metrics if metric.name == self.config.metric)
 
     def names(self, predictor: Predictor) -> list[str]:
         """The rows that a predictor adds: its metrics, but for the baselines and the truth itself."""

@@ -18,7 +18,7 @@ from ..architecture import Architecture
 from ..cost import count
 from ..environment import describe
 from ..errors import ConfigError, RunError
-from ..estimator import Context, Estimator
+from ..estimator import Context, Estimator, Metric
 from ..fitting import Fit
 from ..model import Model
 from ..plugins import Host
@@ -27,7 +27,7 @@ from ..ranks import Ranks
 from ..report import write_ranking
 from ..run import Log, write_atomically, write_json
 from ..session.process import cpu_threads
-from .agreement import agreement
+from .agreement import Array, agreement, kendall, resampling
 from .config import RankConfig, as_rank
 from .plan import BASELINES, Plan, Predictor, make_plan
 
@@ -164,11 +164,15 @@ class _Study:
 
     def _document(self, truth: Sequence[float], columns: Columns) -> dict[str, Any]:
         plan, config = self.plan, self.plan.config
-        unit = next(m.unit for m in plan.truth.metrics if m.name == config.metric)
         values = {"truth": truth, **columns}
         return {
             "title": f"{config.space.type} on {config.task.type}",
-            "truth": {"metric": config.metric, "unit": unit, "estimator": config.truth.type},
+            "truth": {
+                "metric": config.metric,
+                "unit": plan.measure.unit,
+                "estimator": config.truth.type,
+                "best": "lowest" if _sign(plan.measure) < 0 else "highest",
+            },
             "networks": len(plan.networks),
             "top": config.top,
             "resamples": config.resamples,
@@ -204,17 +208,18 @@ def _estimate(estimator: Estimator, architecture: Architecture, context: Context
 
 
 def _rows(plan: Plan, truth: Sequence[float], columns: Columns) -> list[dict[str, Any]]:
-    """The baselines first, then the predictors, each with its figures."""
+    """The baselines first, then the predictors, each with its figures: both sides signed so that higher is better."""
     config = plan.config
     metrics = {p.prefix + m.name: m for p in plan.predictors for m in p.estimator.metrics}
+    y = np.asarray(truth) * _sign(plan.measure)
+    signs = {name: _sign(metric) for name, metric in metrics.items()} | _baseline_signs(plan, y, columns)
     rows = []
     for name, values in columns.items():
         x, baseline = np.asarray(values), name in BASELINES
-        lowest = not baseline and metrics[name].direction == "min"
         told = agreement(
-            -x if lowest else x,
-            np.asarray(truth),
-            np.asarray(columns["macs"]),
+            signs[name] * x,
+            y,
+            signs["macs"] * np.asarray(columns["macs"]),
             k=config.top,
             resamples=config.resamples,
             rng=np.random.default_rng(derive_seed(config.seed, "bootstrap")),
@@ -223,8 +228,21 @@ def _rows(plan: Plan, truth: Sequence[float], columns: Columns) -> list[dict[str
             "name": name,
             "baseline": baseline,
             "unit": BASELINES[name] if baseline else metrics[name].unit,
-            "best": "lowest" if lowest else "highest",
+            "best": "lowest" if signs[name] < 0 else "highest",
             "constant": len(np.unique(x[np.isfinite(x)])) == 1,
         }
         rows.append(row | told.to_json())
     return rows
+
+
+def _sign(metric: Metric) -> float:
+    return -1.0 if metric.direction == "min" else 1.0
+
+
+def _baseline_signs(plan: Plan, y: Array, columns: Columns) -> dict[str, float]:
+    """More params and MACs are held better. A truth of which less is better may be a cost, which grows with them, or
+    an error, which falls: there the direction in which the baseline agrees better with the truth is taken."""
+    if _sign(plan.measure) > 0:
+        return dict.fromkeys(BASELINES, 1.0)
+    once = resampling(len(y), 0, np.random.default_rng(0))
+    return {name: -1.0 if kendall(np.asarray(columns[name]), y, once)[0] < 0 else 1.0 for name in BASELINES}

@@ -26,7 +26,8 @@ def ranking_sections(document: Mapping[str, Any]) -> str:
     title = f"Who ranks networks well? {document['title']}"
     summary = (
         f"{document['networks']:,} networks; the truth is {truth['metric']} ({truth['unit']}) as "
-        f"{truth['estimator']} has it. {document['resamples']:,} resamples."
+        f"{truth['estimator']} has it{', the lowest held best' if truth.get('best') == 'lowest' else ''}. "
+        f"{document['resamples']:,} resamples."
     )
     header = (
         f"<header><h1>{escaped(title)}</h1><p class='summary'>{escaped(summary)}</p>"
