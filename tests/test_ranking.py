@@ -292,7 +292,9 @@ def test_a_perfect_predictor_of_a_time_has_tau_one_and_finds_all_of_the_best(tmp
     made.add(plugin, "stopwatch", "a test", "0")
     config = {**BASE, "truth": "costly", "metric": "ms", "predictors": ["stopwatch"]}
     told = rows(rank(config, tmp_path, host=made))["predicted_ms"]
-    assert (told["tau"]["value"], told["rho"]["value"], told["precision"]["value"]) == pytest.approx((1, 1, 1))
+    assert (told["tau"]["value"], told["rho"]["value"], told["precision"]["value"]) == pytest.approx(
+        (1, 1, 1)
+    )
     assert told["best"] == "lowest"
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from .model import call_on_meta, evaluating
+from .errors import ConfigError
+from .model import call_on_meta, evaluating, meta_image
+from .products import LayerProducts
 
-MACS = "multiply-adds of convolutions and linear layers for one image (no bias, BatchNorm, activation or pooling)"
+MACS = (
+    "multiply-adds of convolutions, linear layers and other products with weights for one image (no bias, BatchNorm, "
+    "activation, pooling, or products of activations with one another, as in attention)"
+)
 PARAMS = "all trainable parameters"
-
-_COUNTED = ("convolution", "_convolution", "conv2d", "addmm", "mm", "linear")
 
 
 @dataclass(frozen=True)
@@ -26,24 +28,59 @@ class Cost:
     macs: int
 
 
-def count(model: nn.Module, resolution: int | tuple[int, int, int] = 224, *selection: Any) -> Cost:
+def count(model: nn.Module, resolution: int | Sequence[int] = 224, *selection: Any) -> Cost:
     """Params and MACs of `model` for one image.
 
-    resolution: the side of a square RGB image, or (C, H, W). `selection`: further arguments of the
-    forward, a path of a supernet for instance (params then still count the whole module).
+    resolution: the side of a square image, of as many channels as the network's first convolution takes; or
+    (C, H, W). `selection`: further arguments of the forward, a path of a supernet for instance (params then still
+    count the whole module). A layer counts wherever it is called, in whatever layout and precision its input is; one
+    that is called twice counts twice.
     The forward runs on the meta device: nothing is computed, and the model, its mode and its BatchNorm
-    statistics stay as they were.
+    statistics stay as they were. Raises ConfigError for a resolution that is none.
     """
-    shape = (3, resolution, resolution) if isinstance(resolution, int) else resolution
-    counter = FlopCounterMode(display=False)
-    with evaluating(model), torch.no_grad(), counter:
-        call_on_meta(model, torch.empty(1, *shape, device="meta"), *selection)
-    per_operator = counter.get_flop_counts().get("Global", {})  # absent where nothing was counted
-    return Cost(
-        params=sum(p.numel() for p in model.parameters() if p.requires_grad), macs=macs_of(per_operator)
-    )
+    shapes = _shapes(model, resolution)
+    for shape in shapes:
+        try:
+            macs = _macs(model, shape, selection)
+            break
+        except (
+            RuntimeError,
+            ValueError,
+        ) as error:  # what PyTorch raises at a layer that the image does not fit
+            if not isinstance(resolution, int):
+                raise
+            if shape == shapes[-1]:
+                raise ConfigError(
+                    f"the network takes no image of {shapes[0]}: {error}. Count it with its (C, H, W)"
+                ) from error
+    return Cost(params=sum(p.numel() for p in model.parameters() if p.requires_grad), macs=macs)
 
 
-def macs_of(per_operator: Mapping[Any, int]) -> int:
-    """The MACs in what PyTorch's counter of floating-point operations says of each operator."""
-    return sum(n for op, n in per_operator.items() if str(op).split(".")[-1] in _COUNTED) // 2
+def _macs(model: nn.Module, shape: tuple[int, int, int], selection: tuple[Any, ...]) -> int:
+    image = meta_image(model, shape)
+    with torch.inference_mode(False), evaluating(model), torch.no_grad(), LayerProducts(image) as products:
+        call_on_meta(model, image, *selection)
+    return products.macs
+
+
+def _shapes(model: nn.Module, resolution: int | Sequence[int]) -> list[tuple[int, int, int]]:
+    """The images that may be meant, the likeliest first."""
+    if isinstance(resolution, int):
+        shapes = [(channels, resolution, resolution) for channels in _channels(model, resolution)]
+    else:
+        shapes = [tuple(resolution)]  # type: ignore[list-item]
+    if any(len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape) for shape in shapes):
+        raise ConfigError(
+            f"a network is counted for a side in pixels, or for (C, H, W), not for {resolution!r}"
+        )
+    return shapes
+
+
+def _channels(model: nn.Module, side: int) -> list[int]:
+    """How many channels the images may have: those of the first convolution, else of the first linear layer."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return list(dict.fromkeys([module.in_channels, 3]))
+        if isinstance(module, nn.Linear) and side and module.in_features % side**2 == 0:
+            return list(dict.fromkeys([module.in_features // side**2, 3]))
+    return [3]

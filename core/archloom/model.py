@@ -103,7 +103,7 @@ class ModelParts:
         if num_classes < 1:
             raise ConfigError(f"num_classes must be at least 1, not {num_classes}")
         with evaluating(backbone), torch.no_grad():
-            maps = call_on_meta(_Bound(backbone, selection), torch.empty(1, *shape, device="meta"))
+            maps = call_on_meta(_Bound(backbone, selection), meta_image(backbone, shape))
         with forked_rng(seed, "neck and head"):
             neck = _made(self.neck)
             features = _traced("neck", neck, maps, f"what the backbone {type(backbone).__name__} gives")
@@ -220,7 +220,14 @@ def output_shape(module: nn.Module, shape: tuple[int, int, int]) -> tuple[int, .
     Nothing is computed and nothing of the module changes: neither its mode nor its BatchNorm statistics.
     """
     with evaluating(module), torch.no_grad():
-        return tuple(call_on_meta(module, torch.empty(1, *shape, device="meta")).shape)
+        return tuple(call_on_meta(module, meta_image(module, shape)).shape)
+
+
+def meta_image(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    """(1, C, H, W) on the meta device, of the precision that the module's weights have; float32 without weights."""
+    numbers = itertools.chain(module.parameters(), module.buffers())
+    precisions = (number.dtype for number in numbers if number.is_floating_point() and number.ndim > 1)
+    return torch.empty(1, *shape, device="meta", dtype=next(precisions, torch.float32))
 
 
 def call_on_meta(module: nn.Module, *inputs: Any) -> Any:

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from .cost import macs_of
-from .model import call_on_meta, deepest, evaluating
+from .model import call_on_meta, deepest, evaluating, meta_image
+from .products import LayerProducts
 from .space import Around, Chain
 
 
@@ -37,11 +36,12 @@ _SEQUENCES = (nn.Sequential, Chain, Around)
 
 @dataclass
 class _Call:
-    """One call of a module: what it was given and gave, and the calls inside it."""
+    """One call of a module: what it was given and gave, its MACs, and the calls inside it."""
 
     name: str
     module: nn.Module
     given: Any
+    macs: int = 0
     result: Any = None
     inner: list[_Call] = field(default_factory=list)
 
@@ -52,20 +52,15 @@ def steps(network: nn.Module, shape: tuple[int, int, int]) -> list[Step]:
     The network itself, its backbone and plain sequences are taken apart, where what their parts do one after
     another is all that they do; a block stays whole. Nothing is computed, and nothing of the network changes.
     """
-    image = torch.empty(1, *shape, device="meta")
-    counter = FlopCounterMode(display=False)
-    with evaluating(network), torch.no_grad(), _recorded(network) as top, counter:
+    image = meta_image(network, shape)
+    products = LayerProducts(image)
+    with evaluating(network), torch.no_grad(), products, _recorded(network, products) as top:
         call_on_meta(network, image)
-    flops = counter.get_flop_counts()
-    prefix = type(network).__name__
     found = []
     for call in _taken_apart(top[0]):
         given = deepest(call.result)
-        where = f"{prefix}.{call.name}" if call.name else prefix
         params = sum(p.numel() for p in call.module.parameters() if p.requires_grad)
-        found.append(
-            Step(call.name, call.module, tuple(given.shape[1:]), params, macs_of(flops.get(where, {})))
-        )
+        found.append(Step(call.name, call.module, tuple(given.shape[1:]), params, call.macs))
     return found
 
 
@@ -110,19 +105,20 @@ def deepest_or_none(value: Any) -> Tensor | None:
 
 
 @contextmanager
-def _recorded(network: nn.Module) -> Iterator[list[_Call]]:
+def _recorded(network: nn.Module, products: LayerProducts) -> Iterator[list[_Call]]:
     """The calls of all modules while the block runs, as a tree; the first is the network's own."""
     top: list[_Call] = []
     open_calls: list[_Call] = []
     names = {id(module): name for name, module in network.named_modules()}
 
     def before(module: nn.Module, given: Any) -> None:
-        call = _Call(names[id(module)], module, given[0] if len(given) == 1 else given)
+        call = _Call(names[id(module)], module, given[0] if len(given) == 1 else given, -products.macs)
         (open_calls[-1].inner if open_calls else top).append(call)
         open_calls.append(call)
 
     def after(module: nn.Module, given: Any, result: Any) -> None:
-        open_calls.pop().result = result
+        call = open_calls.pop()
+        call.result, call.macs = result, call.macs + products.macs
 
     handles = []
     for module in network.modules():
