@@ -15,12 +15,26 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from . import kernels
+from .kernels.norms import TENSORS, affine_parameters, normalizes_batch, track
 
 _DEVICES = kernels.status().devices
 if _DEVICES:
     from .kernels import faces as compiled
+
+__all__ = [
+    *("bn_mixed_sum", "bn_mixed_sum_ref", "bn_swish", "bn_swish_ref", "drop_connect", "drop_connect_add"),
+    *(
+        "drop_connect_add_ref",
+        "drop_connect_ref",
+        "mixed_sum",
+        "mixed_sum_ref",
+        "scale_gate",
+        "scale_gate_ref",
+    ),
+    *("swish", "swish_ref", "transformed"),
+]
+
 _DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 SMALL = 131072
 """Elements below which the ops on one or two tensors are left to PyTorch: a call costs more than it saves."""
@@ -44,21 +58,32 @@ _ON_CPU = "cpu" in _DEVICES
 _transforming, _tracing = torch._C._are_functorch_transforms_active, torch._C._get_tracing_state
 
 
+def transformed() -> bool:
+    """Whether more is asked of an operation than its value and gradients.
+
+    Under a torch.func transform, in forward-mode differentiation, and in a graph that is made to be run elsewhere,
+    where sizes may be free and the operators unknown. Only PyTorch's own operations have all of that.
+    """
+    return (
+        _transforming()
+        or forward_ad._current_level >= 0
+        or _tracing() is not None
+        or torch.compiler.is_exporting()
+    )
+
+
 def _compiled(x: Tensor) -> bool:
     """Whether the compiled kernels take x. Asked for every call: each line of it is a tenth of a small op."""
     if (_ON_CPU and x.is_cpu) or x.device.type in _DEVICES:
-        # torch.func and forward-mode derivatives ask for more than these operators have: the references have
-        # all of that; an exported graph is run where the operators may be unknown
-        return not (
-            x.dtype not in _DTYPES
-            or _transforming()
-            or forward_ad._current_level >= 0
-            or _tracing() is not None
-            or torch.compiler.is_exporting()
-        )
+        return x.dtype in _DTYPES and type(x) in TENSORS and x.layout is torch.strided and not transformed()
     if not _DEVICES and not torch.compiler.is_compiling():
         kernels.say_fallback()
     return False
+
+
+def _sizes_are_free() -> bool:
+    """Whether a graph is recorded that sizes other than these will run through: a look at them would bind it."""
+    return _tracing() is not None or torch.compiler.is_exporting()
 
 
 def swish_ref(x: Tensor) -> Tensor:
@@ -81,7 +106,11 @@ def _keep_scale(
     """
     at = x.device if generator is None else generator.device
     scale = torch.empty((x.shape[0], *ones), device=at, dtype=dtype)
-    scale.bernoulli_(1 - p, generator=generator).div_(1 - p)
+    if _transforming():  # the same numbers, as a new tensor: vmap may want others for each of its samples
+        scale = torch.bernoulli(scale, 1 - p, generator=generator)
+    else:
+        scale.bernoulli_(1 - p, generator=generator)
+    scale.div_(1 - p)
     return scale if generator is None else scale.to(x.device)
 
 
@@ -100,18 +129,24 @@ def _per_sample(x: Tensor, p: float, generator: torch.Generator | None) -> Tenso
     return _keep_scale(x, p, generator, x.dtype, *(1,) * (x.dim() - 1))
 
 
+def _always(x: Tensor) -> Tensor:
+    """The condition, (), that holds everywhere: what it selects takes the whole gradient, the other zeros."""
+    return torch.ones((), dtype=torch.bool, device=x.device)
+
+
 def drop_connect_ref(x: Tensor, p: float, training: bool, generator: torch.Generator | None = None) -> Tensor:
     _check_probability(p)
     if not training or p == 0:
         return x
-    return torch.zeros_like(x) if p == 1 else x * _per_sample(x, p, generator)
+    # zeros that x is still a part of, whatever stands in it: its gradient is zero, and not missing
+    return x.masked_fill(_always(x), 0) if p == 1 else x * _per_sample(x, p, generator)
 
 
 def drop_connect(x: Tensor, p: float, training: bool, generator: torch.Generator | None = None) -> Tensor:
     """x * mask / (1 - p), x of shape (N, ...), the mask per sample and drawn by PyTorch from `generator`.
 
-    x itself with training=False or p = 0, zeros with p = 1; nothing of x's size is saved. ValueError for p
-    outside [0, 1]. Stochastic depth (Huang et al. 2016).
+    x itself with training=False or p = 0; zeros, and a gradient of zeros, with p = 1; nothing of x's size is
+    saved. ValueError for p outside [0, 1]. Stochastic depth (Huang et al. 2016).
     """
     # one broadcast product is bound by memory however it is written: on the CPU PyTorch's own is as fast
     _check_probability(p)
@@ -126,7 +161,7 @@ def drop_connect_add_ref(
     _check_probability(p)
     if not training or p == 0:
         return x + skip
-    return skip.clone() if p == 1 else skip + x * _per_sample(x, p, generator)
+    return torch.where(_always(x), skip, x) if p == 1 else skip + x * _per_sample(x, p, generator)
 
 
 def drop_connect_add(
@@ -138,6 +173,8 @@ def drop_connect_add(
     ValueError for p outside [0, 1] or differing shapes.
     """
     _check_probability(p)
+    if _sizes_are_free():
+        return drop_connect_add_ref(x, skip, p, training, generator)
     if x.shape != skip.shape:
         raise ValueError(
             f"drop_connect_add: x has shape {tuple(x.shape)}, skip {tuple(skip.shape)}; they must agree"
@@ -170,8 +207,10 @@ def mixed_sum(xs: Sequence[Tensor | None], weights: Tensor) -> Tensor:
     xs: N tensors of one shape; None for a candidate that was not run (its weight counts as zero).
     weights: (N,). Gradients reach every x and every weight whose x is not None; they are deterministic.
     """
+    if _sizes_are_free():
+        return mixed_sum_ref(xs, weights)
     run, chosen = _run(xs, weights)
-    if not _agree(run) or not _takes(run):
+    if not (_takes(run, weights) and _agree(run)):
         return mixed_sum_ref(xs, weights)
     return compiled.mixed_sum(run, _beside(chosen, run[0]))
 
@@ -193,15 +232,17 @@ def _run(xs: Sequence[Tensor | None], weights: Tensor) -> tuple[list[Tensor], Te
 def _agree(xs: Sequence[Tensor]) -> bool:
     """Whether all have one shape, dtype and device; anything else is left to PyTorch's promotion or error."""
     shape, dtype, device = xs[0].shape, xs[0].dtype, xs[0].device
-    for x in xs:  # noqa: SIM110 - a generator takes a microsecond more
+    for x in xs:
         if x.shape != shape or x.dtype != dtype or x.device != device:
+            return False
+        if type(x) not in TENSORS or x.layout is not torch.strided:
             return False
     return True
 
 
-def _takes(xs: Sequence[Tensor]) -> bool:
+def _takes(xs: Sequence[Tensor], weights: Tensor) -> bool:
     """Whether the compiled kernels take so many: on CUDA their pointers travel as one kernel's arguments."""
-    return _compiled(xs[0]) and (xs[0].device.type != "cuda" or len(xs) <= 64)
+    return _compiled(xs[0]) and type(weights) in TENSORS and (xs[0].device.type != "cuda" or len(xs) <= 64)
 
 
 def _beside(weights: Tensor, x: Tensor) -> Tensor:
@@ -223,18 +264,37 @@ def bn_mixed_sum(
 
     xs: N tensors (B, C, ...) of one shape, None for one that was not run; norms: each one's BatchNorm, whose
     running statistics are kept as its own forward would. The weights' gradient comes out of the reductions
-    that BatchNorm's backward does anyway. Norms in eval mode, with hooks or of other classes run themselves.
+    that BatchNorm's backward does anyway. A norm in eval mode, with hooks, of another class or that would refuse its
+    x runs itself; the others stay fused.
     """
+    if _sizes_are_free():
+        return bn_mixed_sum_ref(xs, weights, norms)
     run, chosen = _run(xs, weights)
     active = [norm for x, norm in zip(xs, norms, strict=True) if x is not None]
-    if not (_agree(run) and all(_normalizes_batch(norm, run[0]) for norm in active) and _takes(run)):
+    if not (_takes(run, weights) and _agree(run)) or len(set(map(id, active))) < len(active):
         return bn_mixed_sum_ref(xs, weights, norms)
-    x = run[0]
-    affine = [_affine_parameters(norm, x) for norm in active]
+    fused = [normalizes_batch(norm, x) for x, norm in zip(run, active, strict=True)]
+    if all(fused):
+        return _bn_mixed_sum(run, chosen, active)
+    alone = [None if fits else norm(x) for x, norm, fits in zip(run, active, fused, strict=True)]
+    total = mixed_sum(alone, chosen)
+    if any(fused):
+        these = [k for k, fits in enumerate(fused) if fits]
+        parts = torch.stack([chosen[k] for k in these])
+        total = total + _bn_mixed_sum([run[k] for k in these], parts, [active[k] for k in these])
+    return total
+
+
+def _bn_mixed_sum(
+    xs: list[Tensor], weights: Tensor, norms: Sequence[nn.modules.batchnorm._BatchNorm]
+) -> Tensor:
+    """The fused sum of candidates whose norms `normalizes_batch` has found fit."""
+    x = xs[0]
+    affine = [affine_parameters(norm, x) for norm in norms]
     gammas, betas = [gamma for gamma, _ in affine], [beta for _, beta in affine]
-    eps = [norm.eps for norm in active]
-    y, mean, var = compiled.bn_mixed_sum(run, _beside(chosen, x), gammas, betas, eps)
-    _track(active, mean.detach(), var.detach(), x.numel() // x.shape[1])
+    eps = [norm.eps for norm in norms]
+    y, mean, var = compiled.bn_mixed_sum(xs, _beside(weights, x), gammas, betas, eps)
+    track(norms, mean.detach(), var.detach(), x.numel() // x.shape[1])
     return y
 
 
@@ -245,54 +305,15 @@ def bn_swish_ref(x: Tensor, norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
 def bn_swish(x: Tensor, norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
     """`F.silu(norm(x))`, x of shape (B, C, ...); saves x alone and normalizes again in the backward.
 
-    Running statistics are kept as `norm`'s own forward would. In eval mode, with hooks, or where `norm` is of
-    another class, it runs itself.
+    Running statistics are kept as `norm`'s own forward would. In eval mode, with hooks, where `norm` is of
+    another class or would refuse x, it runs itself.
     """
-    if not _normalizes_batch(norm, x) or not _compiled(x):
+    if not _compiled(x) or not normalizes_batch(norm, x):
         return bn_swish_ref(x, norm)
-    y, mean, var = compiled.bn_swish(x, *_affine_parameters(norm, x), norm.eps)
-    _track([norm], mean.detach(), var.detach(), x.numel() // x.shape[1])
+    gamma, beta = affine_parameters(norm, x)
+    y, mean, var = compiled.bn_swish(x, gamma, beta, norm.eps)
+    track((norm,), mean.detach(), var.detach(), x.numel() // x.shape[1])
     return y
-
-
-def _normalizes_batch(norm: nn.Module, x: Tensor) -> bool:
-    """Whether `norm` would normalize x by its batch's statistics, and does nothing besides."""
-    return (
-        type(norm) in _NORMS
-        and norm.training
-        and x.numel() > x.shape[1]  # else BatchNorm's own error, or nothing to do
-        and x.shape[1] == norm.num_features
-        and not (norm._forward_hooks or norm._forward_pre_hooks)
-    )
-
-
-def _affine_parameters(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-    if norm.affine:
-        return norm.weight, norm.bias
-    return torch.ones(norm.num_features, device=x.device), torch.zeros(norm.num_features, device=x.device)
-
-
-@torch.no_grad()
-def _track(
-    norms: Sequence[nn.modules.batchnorm._BatchNorm], mean: Tensor, var: Tensor, population: int
-) -> None:
-    """Running statistics as BatchNorm keeps them: r <- (1 - m) r + m new, the variance unbiased.
-
-    mean, var: (N, C), the batch's, var biased. Momentum None is the cumulative average.
-    """
-    factor = population / (population - 1)
-    running: dict[float, list[Tensor]] = {}
-    new: dict[float, list[Tensor]] = {}
-    for norm, norm_mean, norm_var in zip(norms, mean.unbind(0), (var * factor).unbind(0), strict=True):
-        kept_mean, kept_var, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
-        if not norm.track_running_stats or kept_mean is None or kept_var is None or batches is None:
-            continue
-        batches.add_(1)
-        momentum = 1 / float(batches) if norm.momentum is None else norm.momentum
-        running.setdefault(momentum, []).extend((kept_mean, kept_var))
-        new.setdefault(momentum, []).extend((norm_mean.to(kept_mean.dtype), norm_var.to(kept_var.dtype)))
-    for momentum, kept in running.items():
-        torch._foreach_lerp_(kept, new[momentum], momentum)
 
 
 def scale_gate_ref(x: Tensor, s: Tensor) -> Tensor:
@@ -307,6 +328,8 @@ def scale_gate(x: Tensor, s: Tensor) -> Tensor:
 
     Saves x and s, and computes the gate again in the backward.
     """
+    if _sizes_are_free():
+        return scale_gate_ref(x, s)
     sizes, gates = x.shape, s.shape
     fits = len(sizes) > 1 and len(gates) > 1 and gates[0] == sizes[0] and gates[1] == sizes[1]
     if not fits or s.numel() != sizes[0] * sizes[1]:
@@ -315,6 +338,6 @@ def scale_gate(x: Tensor, s: Tensor) -> Tensor:
         )
     # on the CPU the forward is one product, bound by memory however it is written; the backward is not
     forward_only = x.is_cpu and not torch.is_grad_enabled()
-    if forward_only or x.numel() < SMALL_GATE or s.device != x.device or not _compiled(x):
+    if forward_only or x.numel() < SMALL_GATE or s.device != x.device or not _compiled(x) or not _compiled(s):
         return scale_gate_ref(x, s)
     return compiled.scale_gate(x, s)

@@ -150,12 +150,27 @@ def test_swish_and_mixed_sum_can_be_differentiated_twice() -> None:
 
 
 @pytest.mark.usefixtures("compiled")
-def test_a_second_derivative_that_is_missing_says_so() -> None:
-    x = torch.randn(4, 3, 5, 5, requires_grad=True)
-    for call in (lambda: ops.bn_swish(x, nn.BatchNorm2d(3)), lambda: ops.scale_gate(x, torch.ones(4, 3))):
-        (dx,) = torch.autograd.grad(call().square().sum(), x, create_graph=True)
-        with pytest.raises(NotImplementedError, match="use the reference"):
-            dx.sum().backward()
+def test_batch_normalization_and_the_gate_can_be_differentiated_twice() -> None:
+    x = torch.randn(3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    s = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    w, norms = (
+        torch.rand(2, dtype=torch.float64, requires_grad=True),
+        [nn.BatchNorm2d(2).double() for _ in "ab"],
+    )
+    own = list(norms[0].parameters())
+    assert torch.autograd.gradgradcheck(ops.scale_gate, [x, s])
+    assert torch.autograd.gradgradcheck(lambda x, *_: ops.bn_swish(x, norms[0]), [x, *own])
+    assert torch.autograd.gradgradcheck(
+        lambda x, y, w, *_: ops.bn_mixed_sum([x, y], w, norms), [x, y, w, *own]
+    )
+
+
+def test_a_backward_operator_that_has_no_gradient_says_so() -> None:
+    x, s = torch.randn(4, 3, 5, 5, requires_grad=True), torch.ones(4, 3)
+    dx, _ = torch.ops.archloom.scale_gate_backward(torch.ones_like(x), x, s)
+    with pytest.raises(NotImplementedError, match="create_graph=True"):
+        dx.sum().backward()
 
 
 def _everything(x: Tensor, y: Tensor, w: Tensor, s: Tensor, norms: nn.ModuleList) -> Tensor:

@@ -1,4 +1,8 @@
-"""The gradients of the compiled operators. Each `setup` keeps what its `backward` needs and no more."""
+"""The gradients of the compiled operators. Each `setup` keeps what its `backward` needs and no more.
+
+A backward of which more is asked than a gradient (a batch of gradients, forward-mode derivatives, for some of them a
+further derivative) is PyTorch's own, of the operation in plain PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,43 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd import forward_ad
+from torch.nn import functional as F
 
 _ops = torch.ops.archloom
+_transforming = torch._C._are_functorch_transforms_active
+
+
+def _asks_more(grad: Tensor) -> bool:
+    """Whether the backward is batched, transformed by torch.func, or differentiated forward."""
+    return is_legacy_batchedtensor(grad) or _transforming() or forward_ad._current_level >= 0
+
+
+def again(grad: Tensor) -> bool:
+    """Whether more than a gradient is asked for: that, or that it can be differentiated once more."""
+    return torch.is_grad_enabled() or _asks_more(grad)
+
+
+def _plain(operation: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor) -> list[Tensor | None]:
+    """The gradients of `operation`, PyTorch's own, to those inputs that need one."""
+    with torch.enable_grad():
+        # views: one tensor that stands at two places has a gradient for each
+        inputs = [x.view_as(x) if x.requires_grad else x for x in inputs]
+        y = operation(*inputs)
+    wanted = [x for x in inputs if x.requires_grad]
+    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=torch.is_grad_enabled()))
+    return [next(found) if x.requires_grad else None for x in inputs]
+
+
+def _per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """`values`, (N,) or (N, C), in x's type and with as many dimensions as x."""
+    return values.reshape(*values.shape[:2], *[1] * (x.dim() - min(values.dim(), 2))).to(x.dtype)
+
+
+def _normalized(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return F.batch_norm(x, None, None, gamma.to(dtype), beta.to(dtype), True, 0.0, eps)
 
 
 def _differentiable(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
@@ -19,7 +58,9 @@ def _swish_setup(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(inputs[0])
 
 
-def swish_backward(ctx: Any, grad: Tensor) -> Tensor:
+def swish_backward(ctx: Any, grad: Tensor) -> Tensor | None:
+    if _asks_more(grad):
+        return _plain(F.silu, ctx.saved_tensors, grad)[0]
     return _ops.swish_backward.default(grad, ctx.saved_tensors[0])
 
 
@@ -39,25 +80,54 @@ def _drop_connect_setup(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def drop_connect_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    if _asks_more(grad):
+        return grad * _per_sample(ctx.saved_tensors[0], grad), None
     return _ops.drop_connect.default(grad, ctx.saved_tensors[0]), None
 
 
 def drop_connect_add_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
-    dx = _ops.drop_connect.default(grad, ctx.saved_tensors[0]) if ctx.needs_input_grad[0] else None
-    return dx, grad, None
+    return drop_connect_backward(ctx, grad)[0] if ctx.needs_input_grad[0] else None, grad, None
+
+
+def mixed_sum_setup(ctx: Any, xs: Sequence[Tensor], weights: Tensor) -> None:
+    """The xs are kept for the weights' gradient alone."""
+    ctx.count = len(xs)
+    ctx.save_for_backward(weights, *(xs if weights.requires_grad else ()))
+
+
+def mixed_sum_backward(
+    ctx: Any, grad: Tensor, needs_xs: Sequence[bool]
+) -> tuple[Sequence[Tensor | None], Tensor | None]:
+    """(dxs, dweights), None for those that need none."""
+    weights, *xs = ctx.saved_tensors
+    if _asks_more(grad) or (torch.is_grad_enabled() and not xs):
+        if not xs:
+            factors = weights.to(grad.dtype).unbind(0)
+            return [grad * w if need else None for w, need in zip(factors, needs_xs, strict=True)], None
+        dweights, *dxs = _plain(_weighted_sum, (weights, *xs), grad)
+        return dxs, dweights
+    dxs, dweights = _ops.mixed_sum_backward.default(
+        grad, xs or [grad] * ctx.count, weights, any(needs_xs), bool(xs)
+    )
+    return dxs or [None] * ctx.count, dweights if xs else None
+
+
+def _weighted_sum(weights: Tensor, *xs: Tensor) -> Tensor:
+    terms = [x * w for x, w in zip(xs, weights.to(xs[0].dtype).unbind(0), strict=True)]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
 
 
 def _mixed_sum_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    xs, weights = inputs
-    ctx.save_for_backward(*xs, weights)
+    mixed_sum_setup(ctx, *inputs)
 
 
-def _mixed_sum_backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor | None], Tensor | None]:
-    *xs, weights = ctx.saved_tensors
-    needs_xs, needs_weights = ctx.needs_input_grad
-    dxs, dweights = _ops.mixed_sum_backward.default(grad, xs, weights, any(needs_xs), needs_weights)
-    kept: list[Tensor | None] = [dx if need else None for dx, need in zip(dxs, needs_xs, strict=False)]
-    return kept or [None] * len(xs), dweights if needs_weights else None
+def _mixed_sum_backward(ctx: Any, grad: Tensor) -> tuple[Sequence[Tensor | None], Tensor | None]:
+    needs_xs, _ = ctx.needs_input_grad
+    dxs, dweights = mixed_sum_backward(ctx, grad, needs_xs)
+    return [dx if need else None for dx, need in zip(dxs, needs_xs, strict=True)], dweights
 
 
 def _mixed_sum_backward_setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -92,12 +162,24 @@ def bn_mixed_sum_backward(ctx: Any, grad: Tensor | None, *statistics: Tensor | N
     xs, weights, gammas, betas = saved[:n], saved[n], saved[n + 1 : 2 * n + 1], saved[2 * n + 1 : 3 * n + 1]
     if grad is None:
         return [None] * n, None, [None] * n, [None] * n, None
+    if again(grad):
+        dweights, *rest = _plain(_normalized_sum(ctx.eps), (weights, *xs, *gammas, *betas), grad)
+        return rest[:n], dweights, rest[n : 2 * n], rest[2 * n :], None
     dxs, dweights, dgamma, dbeta = _ops.bn_mixed_sum_backward.default(
         grad, list(xs), weights, list(gammas), list(betas), *saved[-2:], ctx.eps
     )
     dgammas = [row.to(gamma.dtype) for row, gamma in zip(dgamma.unbind(0), gammas, strict=True)]
     dbetas = [row.to(beta.dtype) for row, beta in zip(dbeta.unbind(0), betas, strict=True)]
     return dxs, dweights, dgammas, dbetas, None
+
+
+def _normalized_sum(eps: Sequence[float]) -> Callable[..., Tensor]:
+    def operation(weights: Tensor, *tensors: Tensor) -> Tensor:
+        n = len(eps)
+        each = zip(tensors[:n], tensors[n : 2 * n], tensors[2 * n :], eps, strict=True)
+        return _weighted_sum(weights, *(_normalized(*inputs) for inputs in each))
+
+    return operation
 
 
 def _bn_swish_setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -112,6 +194,9 @@ def bn_swish_backward(ctx: Any, grad: Tensor | None, *statistics: Tensor | None)
     _refuse_statistics("bn_swish", statistics)
     if grad is None:
         return None, None, None, None
+    if again(grad):
+        x, gamma, beta, *_ = ctx.saved_tensors
+        return *_plain(lambda x, g, b: F.silu(_normalized(x, g, b, ctx.eps)), (x, gamma, beta), grad), None
     return *_ops.bn_swish_backward.default(grad, *ctx.saved_tensors, ctx.eps), None
 
 
@@ -123,23 +208,35 @@ def _refuse_statistics(name: str, grads: Sequence[Tensor | None]) -> None:
         )
 
 
+def scale_gate_setup(ctx: Any, x: Tensor, s: Tensor) -> None:
+    """x is kept for s's gradient alone."""
+    ctx.save_for_backward(s, *([x] if s.requires_grad else ()))
+
+
+def scale_gate_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    s, *xs = ctx.saved_tensors
+    if not xs:
+        return grad * _per_sample(torch.sigmoid(s), grad), None
+    if again(grad):
+        dx, ds = _plain(lambda x, s: x * _per_sample(torch.sigmoid(s), x), (*xs, s), grad)
+        return dx, ds
+    dx, ds = _ops.scale_gate_backward.default(grad, *xs, s)
+    return dx, ds
+
+
 def _scale_gate_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def scale_gate_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-    return _ops.scale_gate_backward.default(grad, *ctx.saved_tensors)
+    scale_gate_setup(ctx, *inputs)
 
 
 def _once_only(name: str) -> None:
-    """Refuse the second derivative of `name` in words, where silence would mean a wrong zero."""
+    """Refuse to differentiate `name`'s backward operator itself, where silence would mean a wrong zero."""
 
     def setup(ctx: Any, inputs: Any, output: Any) -> None:
         pass
 
     def backward(ctx: Any, *grads: Any) -> Any:
         raise NotImplementedError(
-            f"archloom::{name} can be differentiated once; for more use the reference in archloom.ops"
+            f"archloom::{name}_backward has no gradient: differentiate archloom::{name} with create_graph=True"
         )
 
     _differentiable(f"{name}_backward", setup, backward)

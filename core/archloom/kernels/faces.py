@@ -14,11 +14,15 @@ import torch
 from torch import Tensor
 
 from .autograd import (
+    again,
     bn_mixed_sum_backward,
     bn_swish_backward,
     drop_connect_add_backward,
     drop_connect_backward,
+    mixed_sum_backward,
+    mixed_sum_setup,
     scale_gate_backward,
+    scale_gate_setup,
     swish_backward,
 )
 
@@ -27,10 +31,10 @@ _below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
 def _direct(backward: Callable[..., Any]) -> Any:
-    """`backward` without the dispatcher's autograd, unless its result shall be differentiated again."""
+    """`backward` without the dispatcher's autograd, unless more is asked of its result."""
 
     def call(ctx: Any, *grads: Any) -> Any:
-        if torch.is_grad_enabled():
+        if again(grads[0]):
             return backward(ctx, *grads)
         with _below_autograd():
             return backward(ctx, *grads)
@@ -71,16 +75,14 @@ class _DropConnectAdd(torch.autograd.Function):
 class _MixedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, *xs: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, *xs)
+        mixed_sum_setup(ctx, xs, weights)
         with _below_autograd():
             return _ops.mixed_sum.default(xs, weights)
 
     @_direct
     def backward(ctx: Any, grad: Tensor) -> Any:  # noqa: N805
-        weights, *xs = ctx.saved_tensors
-        needs_weights, *needs_xs = ctx.needs_input_grad
-        dxs, dweights = _ops.mixed_sum_backward.default(grad, xs, weights, any(needs_xs), needs_weights)
-        return dweights if needs_weights else None, *(dxs or [None] * len(xs))
+        dxs, dweights = mixed_sum_backward(ctx, grad, ctx.needs_input_grad[1:])
+        return dweights, *dxs
 
 
 class _BnMixedSum(torch.autograd.Function):
@@ -124,7 +126,7 @@ class _BnSwish(torch.autograd.Function):
 class _ScaleGate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, s: Tensor) -> Tensor:
-        ctx.save_for_backward(x, s)
+        scale_gate_setup(ctx, x, s)
         if x.device.type == "cpu":  # bound by memory however it is written: PyTorch's product is as fast
             return x * torch.sigmoid(s).reshape(*x.shape[:2], *[1] * (x.dim() - 2)).to(x.dtype)
         with _below_autograd():
