@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from archloom.architecture import Architecture
 from archloom.errors import ConfigError, SearchError
 from archloom.estimator import Context
-from archloom.model import Model, ModelParts
+from archloom.model import GlobalAverage, Model, ModelParts
 from archloom.plugins import Host
 from archloom.testing import EstimatorContract, TinySpace, tiny_task
 from archloom_estimators.proxies import NASWOT, PROXIES, JacobianCovariance, SynFlow, ZenNAS
@@ -86,6 +87,130 @@ def test_synflow_counts_the_flow_once_for_each_layer():
     model = two_layers()
     model.head.weight.data.neg_()
     assert synflow(model, (1, 1, 1)) == pytest.approx(2 * 6)
+
+
+def residual_network(scale: float = 1.0, norm: Any = nn.BatchNorm2d) -> nn.Module:
+    """A stem and two residual blocks; `scale` is that of the norm at each branch's end."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.norm1 = nn.Conv2d(4, 4, 3, padding=1, bias=False), norm(4)
+            self.conv2, self.norm2 = nn.Conv2d(4, 4, 3, padding=1, bias=False), norm(4)
+            if getattr(self.norm2, "weight", None) is not None:
+                nn.init.constant_(self.norm2.weight, scale)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))).relu()
+
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), norm(4), nn.ReLU(), Block(), Block())
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d,
+        nn.SyncBatchNorm,
+        lambda c: nn.BatchNorm2d(c, eps=1e-3, momentum=0.01),
+        lambda c: nn.BatchNorm2d(c, track_running_stats=False),
+        lambda c: nn.GroupNorm(2, c),
+        lambda c: nn.InstanceNorm2d(c, affine=True),
+        torchvision.ops.FrozenBatchNorm2d,
+    ],
+)
+@pytest.mark.parametrize("scale", [0.0, 1.0, -0.3])
+def test_synflow_leaves_norm_layers_out_whatever_their_scale(norm, scale):
+    expected = synflow(residual_network(norm=lambda channels: nn.Identity()), (3, 9, 9))
+    network = residual_network(scale, norm)
+    for module in network.modules():
+        if getattr(module, "running_var", None) is not None:
+            module.running_var.fill_(3.0)
+            module.running_mean.fill_(0.5)
+    assert synflow(network, (3, 9, 9)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_synflow_sees_the_branches_of_a_residual_network_that_starts_with_scale_zero():
+    """Values of 32 x 32 images and seed 0, of the networks with each BatchNorm replaced by nn.Identity."""
+    found = []
+    for name, expected in (("resnet18", 2.78587e26), ("resnet34", 2.0548e48)):
+        torch.manual_seed(0)
+        network = getattr(torchvision.models, name)(weights=None, zero_init_residual=True)
+        found.append(synflow(network, (3, 32, 32)))
+        assert found[-1] == pytest.approx(expected, rel=1e-5)
+    assert found[1] / found[0] == pytest.approx(7.4e21, rel=0.01)
+
+
+def test_synflow_leaves_out_the_batchnorm_of_fused_operations_too():
+    from archloom_efficientnet import EfficientNet
+
+    found = []
+    for scale in (1.0, 0.01):
+        torch.manual_seed(0)
+        network = EfficientNet.from_name("efficientnet-b0", num_classes=3)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.constant_(module.weight, scale)
+        found.append(synflow(network, (3, 32, 32)))
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
+class Pixelwise(nn.Module):
+    """The same 1x1 convolution, as a convolution, as a linear layer of the last axis, or of tokens in the batch."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        convolution, self.form = nn.Conv2d(3, 5, 1), form
+        self.layer: nn.Module = convolution
+        if form != "convolution":
+            self.layer = nn.Linear(3, 5)
+            self.layer.load_state_dict({"weight": convolution.weight[:, :, 0, 0], "bias": convolution.bias})
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.form == "convolution":
+            return self.layer(x).relu()
+        last = x.permute(0, 2, 3, 1)
+        if self.form == "tokens":
+            return self.layer(last.flatten(1, 2)).relu().transpose(1, 2).unflatten(2, x.shape[2:])
+        if self.form == "rows":
+            return self.layer(last.flatten(0, 2)).relu().view(*last.shape[:3], 5).permute(0, 3, 1, 2)
+        return self.layer(last).relu().permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("aggregation", ["blockswap", "abdelfattah"])
+@pytest.mark.parametrize("form", ["channels last", "tokens", "rows"])
+def test_fisher_of_a_linear_layer_is_that_of_the_same_convolution(form, aggregation):
+    def score(form: str) -> float:
+        torch.manual_seed(1)
+        head = nn.Linear(5, 4)
+        model = Model(Pixelwise(form), GlobalAverage(), head, nn.CrossEntropyLoss())
+        x = torch.randn(6, 3, 7, 4, generator=torch.Generator().manual_seed(9))
+        return fisher(model, x, torch.arange(6) % 4, aggregation)
+
+    assert score(form) == pytest.approx(score("convolution"), rel=1e-5)
+
+
+def test_fishers_two_aggregations_take_a_channel_once_or_once_for_each_of_its_weights():
+    """By the sum over channels of each layer, which is worked out anew here from the layers' own gradients."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 6, 3, groups=3), nn.ReLU())
+    model = Model(net, GlobalAverage(), nn.Linear(6, 4), nn.CrossEntropyLoss())
+    x, y = torch.randn(5, 2, 7, 7), torch.arange(5) % 4
+    a = net[0](x)
+    b = net[2](a.relu())
+    c = model.head(b.relu().mean((2, 3)))
+    grads = torch.autograd.grad(model.loss(c, y), (a, b, c))
+    sums = [
+        float(((z * g).detach().flatten(2).sum(2) if z.ndim > 2 else (z * g).detach()).square().sum()) / 10
+        for z, g in zip((a, b, c), grads, strict=True)
+    ]
+    assert fisher(model, x, y) == pytest.approx(sum(sums), rel=1e-5)
+    weights = (2 * 9, 1 * 9, 6)  # of one filter of each layer
+    expected = sum(times * each for times, each in zip(weights, sums, strict=True))
+    assert fisher(model, x, y, "abdelfattah") == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ConfigError, match="blockswap, abdelfattah, not 'sum'"):
+        PROXIES["fisher"](aggregation="sum")
 
 
 def gates() -> nn.Module:
