@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 import threading
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -339,6 +340,15 @@ def test_an_estimator_that_raises_is_a_failed_trial_and_with_strict_an_error(cap
     assert "Traceback" in caplog.text
     with pytest.raises(ValueError, match="no data"):
         measurer(Raises(), strict=True)(digits(1, 1, 0), 0)
+
+
+def test_an_estimator_that_exits_is_a_failed_trial_as_one_that_raises():
+    class Exits(Additive):
+        def estimate(self, architecture: Any, context: Any) -> dict[str, float]:
+            sys.exit("no licence")
+
+    outcome = measurer(Exits())(digits(1, 1, 0), 0)
+    assert (outcome.status, outcome.error) == ("failed", "Exits: SystemExit: no licence")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

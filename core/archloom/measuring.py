@@ -77,8 +77,8 @@ class Measurer:
                 if lacking:
                     raise SearchError(f"it gave {_given(measured)}, but not {', '.join(lacking)}")
                 numbers = {m.name: float(measured[m.name]) for m in estimator.metrics}
-            except Exception as error:
-                # a stranger's estimator may raise anything: it is recorded, and the search goes on
+            except (Exception, SystemExit) as error:
+                # a stranger's estimator may raise anything, or exit: it is recorded, and the search goes on
                 logger.warning("%s failed on %s\n%s", name, architecture, traceback.format_exc())
                 if self.strict:
                     raise
