@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+import unittest.mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from archloom.architecture import Architecture, Choice
 from archloom.errors import SpaceError
@@ -153,15 +155,48 @@ def test_gumbel_softmax_is_the_formula_with_noise_and_its_gradient_the_softmaxs(
 
 @given(thetas, st.floats(0.5, 5), st.integers(0, 99))
 @settings(deadline=None)
-def test_straight_through_is_one_path_of_weight_one_with_the_soft_gradient(theta, temperature, seed):
-    leaf, mixture = drawn(straight_through, theta, temperature, seed)
+def test_straight_through_is_one_path_of_weight_one_and_every_weight_has_the_soft_gradient(
+    theta, temperature, seed
+):
     w = by_hand(theta, temperature, gumbel_by_hand(len(theta), seed))
     chosen = max(range(len(w)), key=w.__getitem__)
-    assert mixture.active == (chosen,)
-    assert mixture.weights.tolist() == [float(i == chosen) for i in range(len(w))]
-    mixture.weights[chosen].backward()
-    expected = [w[chosen] * ((i == chosen) - w[i]) / temperature for i in range(len(w))]
-    assert leaf.grad.tolist() == pytest.approx(expected, abs=1e-12)
+    for draw in (straight_through, top_k(1)):
+        for k in range(len(w)):
+            leaf, mixture = drawn(draw, theta, temperature, seed)
+            assert mixture.active == (chosen,)
+            assert mixture.weights.tolist() == [float(i == chosen) for i in range(len(w))]
+            mixture.weights[k].backward()
+            expected = [w[k] * ((i == k) - w[i]) / temperature for i in range(len(w))]
+            assert leaf.grad.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+@given(thetas, st.floats(0.5, 5), st.integers(0, 99), st.integers(0, 99))
+@settings(deadline=None)
+def test_straight_through_gives_a_cost_the_gradient_of_pytorchs_hard_gumbel_softmax(
+    theta, temperature, seed, costs
+):
+    cost = torch.rand(len(theta), dtype=torch.float64, generator=torch.Generator().manual_seed(costs))
+    ours, mixture = drawn(straight_through, theta, temperature, seed)
+    (mixture.weights * cost).sum().backward()
+    noise = torch.tensor(gumbel_by_hand(len(theta), seed), dtype=torch.float64)
+    theirs = theta.clone().requires_grad_()
+    with unittest.mock.patch("torch.Tensor.exponential_", lambda x: x.copy_((-noise).exp())):
+        weights = F.gumbel_softmax(theirs, temperature, hard=True, dim=0)
+    assert weights.tolist() == mixture.weights.tolist()
+    (weights * cost).sum().backward()
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-12)
+
+
+def test_equal_costs_push_no_candidate_and_the_cheaper_of_two_wins():
+    def slope(costs, seed):
+        theta = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        weights = straight_through(theta, 1.0, torch.Generator().manual_seed(seed)).weights
+        (weights * torch.tensor(costs, dtype=torch.float64)).sum().backward()
+        return theta.grad
+
+    assert max(slope([10, 10], seed).abs().max() for seed in range(50)) < 1e-12
+    for seed in range(50):
+        assert slope([10, 11], seed)[0] < 0 < slope([10, 11], seed)[1]
 
 
 @given(thetas, st.integers(2, 8), st.integers(0, 99))

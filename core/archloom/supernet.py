@@ -51,23 +51,31 @@ def gumbel_softmax(theta: Tensor, temperature: float, generator: torch.Generator
 
 
 def straight_through(theta: Tensor, temperature: float, generator: torch.Generator | None = None) -> Mixture:
-    """GDAS: the Gumbel softmax's largest entry, as one; its gradient is the soft weight's. One path is run."""
-    return top_k(1)(theta, temperature, generator)
+    """GDAS: the Gumbel softmax's largest entry as one, the others as zero; one path is run.
+
+    In the backward pass every weight is the soft one, as in PyTorch's gumbel_softmax(hard=True): a cost that is a sum
+    over all candidates gets the gradient of its expectation. The loss reaches the weight of the one that was run.
+    """
+    soft = gumbel_softmax(theta, temperature, generator).weights
+    chosen = int(soft.detach().argmax())
+    hard = torch.zeros_like(soft)
+    hard[chosen] = 1
+    return Mixture(hard - soft.detach() + soft, (chosen,))
 
 
 def top_k(k: int) -> Draw:
     """The k largest entries of the Gumbel softmax, scaled to sum one; k paths are run.
 
-    At k = 1 the single weight is one in value and keeps the soft weight's gradient (straight-through):
-    scaling alone would make it a constant.
+    At k = 1 it is `straight_through`: scaling would make the single weight a constant.
     """
+    if k == 1:
+        return straight_through
 
     def draw(theta: Tensor, temperature: float, generator: torch.Generator | None = None) -> Mixture:
         soft = gumbel_softmax(theta, temperature, generator).weights
         active = torch.topk(soft.detach(), min(k, len(theta))).indices.sort().values
         kept = torch.zeros_like(soft).index_fill(0, active, 1.0)
-        weights = kept - (soft * kept).detach() + soft * kept if k == 1 else soft * kept / (soft * kept).sum()
-        return Mixture(weights, tuple(active.tolist()))
+        return Mixture(soft * kept / (soft * kept).sum(), tuple(active.tolist()))
 
     return draw
 

@@ -73,10 +73,15 @@ def candidate_spec(name: str) -> BlockSpec:
     return BlockSpec("ir", 1, kernels, 1, float(match[3]), SE, int(match[2] or 1))
 
 
-def checked_stage(numbers: Sequence[int]) -> tuple[int, int, int]:
-    """[channels, blocks, stride] of a stage; a SpaceError where it is something else."""
-    if len(numbers) != 3 or min(numbers) < 1:
+def checked_stages(stages: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
+    """[channels, blocks, stride] of each; a SpaceError where one is something else, or where there is none."""
+    if not stages:
         raise SpaceError(
-            f"a stage is [channels, blocks, stride], three positive whole numbers, not {list(numbers)}"
+            "the Cream space needs a stage; give [channels, blocks, stride], or leave 'stages' out"
         )
-    return numbers[0], numbers[1], numbers[2]
+    for numbers in stages:
+        if len(numbers) != 3 or any(isinstance(n, bool) for n in numbers) or min(numbers) < 1:
+            raise SpaceError(
+                f"a stage is [channels, blocks, stride], three positive whole numbers, not {list(numbers)}"
+            )
+    return [(channels, blocks, stride) for channels, blocks, stride in stages]

@@ -16,7 +16,7 @@ from archloom.space import NamedArchitecture, WeightFormat, build_chain
 
 from .blocks import BlockSpec, initialize, make_block
 from .costs import block_macs, half
-from .layout import FORMS, SE, SKIP, Layer, candidate_spec, checked_stage
+from .layout import FORMS, SE, SKIP, Layer, candidate_spec, checked_stages
 from .named import NETWORKS, SIX
 from .network import CreamNetwork
 from .sizing import Size, by_cost, by_reference, reference_table
@@ -62,7 +62,7 @@ class CreamSpace:
         self.form, self.in_channels, self.skip = FORMS[form], in_channels, skip
         self.candidates = tuple(SIX if candidates is None else candidates)
         self._specs = {name: candidate_spec(name) for name in self.candidates}
-        self._stages = [checked_stage(stage) for stage in stages or self.form.stages]
+        self._stages = checked_stages(self.form.stages if stages is None else stages)
         self._own_stages = stages is not None
         if macs is not None:
             if depths is not None or isinstance(resolution, list):
@@ -72,7 +72,7 @@ class CreamSpace:
                 )
             size = self._sized(macs, resolution, reference)
             depths, resolution = list(size.depths), size.resolution
-        self.depths = tuple(depths or [blocks for _, blocks, _ in self._stages])
+        self.depths = tuple([blocks for _, blocks, _ in self._stages] if depths is None else depths)
         if len(self.depths) != len(self._stages) or min(self.depths) < 1:
             raise SpaceError(
                 f"'depths' gives each of the {len(self._stages)} stages one block or more, not {list(self.depths)}"

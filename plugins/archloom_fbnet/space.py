@@ -95,8 +95,11 @@ class FBNetSpace:
             )
         self.form, self.in_channels, self.expansion, self.reference = form, in_channels, expansion, reference
         self.head_width = HEAD_WIDTH[form] if head_width is None else head_width
-        self.stem = _checked("stem", stem or [STEM_WIDTH, STEM_STRIDE[form]], (2, 3))
-        self.stages = [_checked("a stage", stage, (3,)) for stage in stages or STAGES[form]]
+        for name, value in {"in_channels": in_channels, "head_width": self.head_width, "expansion": expansion}.items():
+            if not value > 0:
+                raise SpaceError(f"{name} must be positive, not {value}")
+        self.stem = _checked_stem([STEM_WIDTH, STEM_STRIDE[form]] if stem is None else stem)
+        self.stages = _checked_stages(STAGES[form] if stages is None else stages)
         self._custom = stages is not None or stem is not None
         self.searched = BlockOptions(
             norm=norm,
@@ -131,8 +134,6 @@ class FBNetSpace:
             for position in range(count):
                 layers[f"layer{len(layers)}"] = Layer(c_in, c_out, stride if position == 0 else 1)
                 c_in = c_out
-        if not layers:
-            raise SpaceError("the FBNet space has no layers; give at least one stage with one layer")
         return layers
 
     @property
@@ -245,7 +246,32 @@ def initialize(module: nn.Module, reference: bool = False) -> nn.Module:
     return module
 
 
-def _checked(what: str, numbers: Sequence[int], lengths: tuple[int, ...]) -> tuple[int, ...]:
-    if len(numbers) not in lengths or not all(isinstance(n, int) for n in numbers) or numbers[0] < 1:
-        raise SpaceError(f"{what} is given by {' or '.join(map(str, lengths))} whole numbers, not {numbers}")
+def _checked_stem(numbers: Sequence[int]) -> tuple[int, ...]:
+    """[channels, stride] or [channels, stride, kernel]; a SpaceError where it is something else."""
+    if not _whole(numbers, (2, 3)) or min(numbers) < 1 or (len(numbers) == 3 and numbers[2] % 2 == 0):
+        raise SpaceError(
+            "the stem is [channels, stride] or [channels, stride, kernel], positive whole numbers and the kernel odd, "
+            f"not {numbers}"
+        )
     return tuple(numbers)
+
+
+def _checked_stages(stages: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """[channels, layers, stride] for each; a SpaceError where one is something else, or where there is none."""
+    if not stages:
+        raise SpaceError("the FBNet space needs a stage; give [channels, layers, stride], or leave 'stages' out")
+    for number, stage in enumerate(stages):
+        if not _whole(stage, (3,)) or min(stage[:2]) < 1 or stage[2] == 0:
+            raise SpaceError(
+                "a stage is [channels, layers, stride]: two positive whole numbers, and a stride that is not 0 "
+                f"(below 0 it enlarges); stages[{number}] is {stage}"
+            )
+    return [tuple(stage) for stage in stages]
+
+
+def _whole(numbers: Any, lengths: tuple[int, ...]) -> bool:
+    return (
+        isinstance(numbers, Sequence)
+        and len(numbers) in lengths
+        and all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
+    )

@@ -199,6 +199,16 @@ def test_every_mode_gives_theta_a_gradient_and_the_weights_none(options):
     assert all(parameter.grad is None for parameter in method.weights)
 
 
+@pytest.mark.parametrize("options", [{"mode": "single_path"}, {"mode": "top_k", "k": 1}])
+def test_one_path_at_a_time_a_cost_alone_leads_to_the_cheapest_candidates(options):
+    # a loss of the cost alone: additive, with a weight beside which the cross entropy is nothing
+    method = make(epochs=12, warmup_epochs=0, theta_lr=0.2, loss="additive", alpha=1e6, **options)
+    list(method.fit())
+    cheapest = [method.costs.costs[name].index(min(method.costs.costs[name])) for name in method.theta]
+    assert [int(p.argmax()) for p in method.probabilities().values()] == cheapest
+    assert method.entropy() < 0.5
+
+
 def test_the_weight_pass_minimizes_the_task_s_loss_alone_unless_the_reference_is_asked_for():
     for reference in (False, True):
         method = make(reference=reference, alpha=5.0)

@@ -274,9 +274,23 @@ def test_what_the_space_cannot_be_is_said():
     space = FBNetSpace(candidates=["ir_k1", "skip"])
     with pytest.raises(SpaceError, match="carries a stride"):
         space.build(space.architecture(["ir_k1"] * 22))
-    with pytest.raises(SpaceError, match="a stage is given by 3 whole numbers"):
-        FBNetSpace(stages=[[16, 2]])
-    with pytest.raises(SpaceError, match="at least one stage"):
-        FBNetSpace(stages=[[16, 0, 1]])
+    with pytest.raises(SpaceError, match="in_channels must be positive"):
+        FBNetSpace(in_channels=0)
     with pytest.raises(SpaceError, match="width_ratio must be positive"):
         FBNetSpace(width_ratio=0)
+
+
+@pytest.mark.parametrize(
+    "stages", [[[16, 2]], [[16, 0, 1]], [[8, 0, 2], [16, 2, 2]], [[16, 2, 0]], [[0, 2, 1]], [[16, True, 1]]]
+)
+def test_a_stage_without_layers_width_or_stride_is_refused_with_its_place(stages):
+    with pytest.raises(SpaceError, match=r"a stage is \[channels, layers, stride\].* stages\[0\]"):
+        FBNetSpace(stages=stages)
+
+
+def test_an_empty_list_is_no_default():
+    with pytest.raises(SpaceError, match="needs a stage"):
+        FBNetSpace(stages=[])
+    for stem in ([], [16], [16, 0], [0, 1], [16, 1, 4]):
+        with pytest.raises(SpaceError, match="the stem is"):
+            FBNetSpace(stem=stem)
