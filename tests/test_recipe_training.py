@@ -441,7 +441,9 @@ def test_the_table_has_each_metric_of_each_epoch_for_training_and_validation(tmp
     assert [{k: float(v) for k, v in row.items()} for row in rows] == [dict(e.metrics) for e in epochs]
     plain = {"loss", "accuracy", "top3"}
     assert set(rows[0]) == (
-        plain | {"lr", "seconds", "images_per_second"} | {f"validation.{name}" for name in plain}
+        plain
+        | {"lr", "seconds", "images_per_second", "recalibrated"}
+        | {f"validation.{name}" for name in plain}
     )
     assert all(float(row["accuracy"]) <= float(row["top3"]) for row in rows)
     counted = float(rows[0]["images_per_second"]) * float(rows[0]["seconds"])

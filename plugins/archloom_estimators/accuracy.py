@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-
-import torch
+from typing import Any, Literal
 
 from archloom.architecture import Architecture
 from archloom.errors import ConfigError
 from archloom.estimator import FULL, INHERITED, TRAINING, Context, Metric
 from archloom.run import load_checkpoint
 from archloom.task import batches
-from archloom.training import Recipe, evaluate, recalibrate_batchnorm, train
+from archloom.training import GAP, Recipe, by_chance, doubt, evaluate, recalibrate_batchnorm, train
+
+logger = logging.getLogger("archloom")
 
 CHECKPOINT = "training.pt"  # what `train` keeps in its folder
 
@@ -23,17 +25,27 @@ class TrainedAccuracy:
     """Top-1 in % after training from scratch for `epochs` epochs by a plain recipe (SGD, cosine).
 
     At a lower fidelity the same training stops earlier, with the learning rate that the whole one has there; at a
-    higher one it goes on from its checkpoint.
+    higher one it goes on from its checkpoint. recalibrate: as in a recipe, BatchNorm's statistics are taken anew
+    where the training was too short for them to settle ("auto"), "always" or "never".
     """
 
     metrics = (Metric("accuracy.trained", "%", "max"),)
     expense, needs = TRAINING, ()
 
     def __init__(
-        self, *, epochs: int = 5, batch_size: int = 64, lr: float = 0.1, weight_decay: float = 4e-5
+        self,
+        *,
+        epochs: int = 5,
+        batch_size: int = 64,
+        lr: float = 0.1,
+        weight_decay: float = 4e-5,
+        recalibrate: Literal["auto", "always", "never"] = "auto",
     ) -> None:
-        self.recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay)
+        self.recipe = Recipe(
+            epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, recalibrate=recalibrate
+        )
         self.epochs = float(epochs)
+        self._guessed, self._said = 0, False
 
     def epochs_at(self, fidelity: float) -> int:
         """Whole epochs: a share of all, rounded, at least one where it is not nothing."""
@@ -47,33 +59,45 @@ class TrainedAccuracy:
         folder = None if context.fidelity == FULL else context.kept(architecture)
         if folder is not None and _done(folder) > last:
             folder = None  # what is kept went further than is asked now
-        if folder is None or _done(folder) < last:
-            for epoch in train(
-                model,
-                context.task,
-                self.recipe,
-                seed=context.seed,
-                device=context.device,
-                precision=context.precision,
-                watch=None,
-                resolution=resolution,
-                folder=folder,
-            ):
-                if epoch.number == last:
-                    break
-        else:  # killed between the training and its judgement
-            model.load_state_dict((load_checkpoint(folder / CHECKPOINT) or {})["model"])
-            if (
-                self.recipe.channels_last
-            ):  # as the trainer leaves it: sums in another order differ in the last bit
-                model.to(memory_format=torch.channels_last)
-        data = context.task.dataset("validation", resolution=resolution)
-        judged = evaluate(
-            model, batches(data, 512, device=context.device), len(context.task.classes), context.precision
-        )
+        trained = None
+        for epoch in train(
+            model,
+            context.task,
+            self.recipe,
+            seed=context.seed,
+            device=context.device,
+            precision=context.precision,
+            watch=None,
+            resolution=resolution,
+            folder=folder,
+            until=last,
+        ):
+            trained = epoch.metrics["accuracy"]
+        data: Any = context.task.dataset("validation", resolution=resolution)
+        classes = len(context.task.classes)
+        judged = evaluate(model, batches(data, 512, device=context.device), classes, context.precision)
         if folder is not None and last == self.recipe.epochs:
             shutil.rmtree(folder, ignore_errors=True)  # nothing goes on from a training that is complete
+        if trained is not None:
+            self._warn(trained, judged["accuracy"], classes, len(data))
         return {"accuracy.trained": judged["accuracy"]}
+
+    def _warn(self, trained: float, judged: float, classes: int, images: int) -> None:
+        """Say once that accuracies are odd: one far below its training accuracy, or the first `MANY` all guessed."""
+        if self._said:
+            return
+        guessed = by_chance(judged, classes, images)
+        self._guessed = self._guessed + 1 if guessed else -MANY  # a network that learned ends the counting
+        told = doubt(trained, judged, classes, images)
+        if told is None or (guessed and trained - judged <= GAP and self._guessed < MANY):
+            return
+        self._said = True
+        who = f"the first {MANY} networks" if guessed and self._guessed == MANY else "a network"
+        logger.warning("accuracy.trained of %s is doubtful: %s", who, told)
+
+
+MANY = 5
+"""So many networks at chance in a row, from the first on, are more than bad luck."""
 
 
 def _done(folder: Path) -> int:

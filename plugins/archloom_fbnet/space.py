@@ -95,7 +95,11 @@ class FBNetSpace:
             )
         self.form, self.in_channels, self.expansion, self.reference = form, in_channels, expansion, reference
         self.head_width = HEAD_WIDTH[form] if head_width is None else head_width
-        for name, value in {"in_channels": in_channels, "head_width": self.head_width, "expansion": expansion}.items():
+        for name, value in {
+            "in_channels": in_channels,
+            "head_width": self.head_width,
+            "expansion": expansion,
+        }.items():
             if not value > 0:
                 raise SpaceError(f"{name} must be positive, not {value}")
         self.stem = _checked_stem([STEM_WIDTH, STEM_STRIDE[form]] if stem is None else stem)
@@ -259,7 +263,9 @@ def _checked_stem(numbers: Sequence[int]) -> tuple[int, ...]:
 def _checked_stages(stages: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
     """[channels, layers, stride] for each; a SpaceError where one is something else, or where there is none."""
     if not stages:
-        raise SpaceError("the FBNet space needs a stage; give [channels, layers, stride], or leave 'stages' out")
+        raise SpaceError(
+            "the FBNet space needs a stage; give [channels, layers, stride], or leave 'stages' out"
+        )
     for number, stage in enumerate(stages):
         if not _whole(stage, (3,)) or min(stage[:2]) < 1 or stage[2] == 0:
             raise SpaceError(

@@ -7,6 +7,7 @@ trainer.py       what one epoch does
 optimization.py  what moves the weights
 precision.py     the type of the numbers
 scoring.py       accuracy and loss
+statistics.py    BatchNorm's running statistics, and statistics taken anew
 checkpoint.py    what is kept, so that a training goes on to the bit
 """
 
@@ -14,16 +15,20 @@ from .loop import Epoch, train
 from .optimization import build_optimizer, parameter_groups
 from .precision import Precision, check_finite, precision_context
 from .recipe import Recipe, learning_rate
-from .scoring import evaluate, recalibrate_batchnorm, topk_of
+from .scoring import GAP, by_chance, doubt, evaluate, topk_of
+from .statistics import recalibrate_batchnorm
 from .trainable import check_trainable
 
 __all__ = [
+    "GAP",
     "Epoch",
     "Precision",
     "Recipe",
     "build_optimizer",
+    "by_chance",
     "check_finite",
     "check_trainable",
+    "doubt",
     "evaluate",
     "learning_rate",
     "parameter_groups",

@@ -15,20 +15,22 @@ from torch import nn
 from ..errors import RunError
 from ..run import load_checkpoint, save_checkpoint, write_atomically
 from .optimization import Averaged
+from .statistics import Statistics
 
 
 @dataclass
 class State:
     """All that a training's checkpoint holds.
 
-    averaged: None where the recipe does not average. done: epochs. best: the highest score. stale: epochs since
-    there was a better one. history: the metrics of each epoch.
+    averaged: None where the recipe does not average. statistics: those that the networks are judged with. done:
+    epochs. best: the highest score. stale: epochs since there was a better one. history: the metrics of each epoch.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     averaged: Averaged | None
+    statistics: Statistics
     done: int = 0
     best: float = -math.inf
     stale: int = 0
@@ -38,6 +40,10 @@ class State:
     def network(self) -> nn.Module:
         """What the training is judged by."""
         return self.model if self.averaged is None else self.averaged.module
+
+    def give_back(self) -> None:
+        """The running statistics again, as the training goes on with them."""
+        self.statistics.give_back(*self._networks())
 
     def record(self, metrics: Mapping[str, float], score: float | None) -> bool:
         """Count the epoch; whether its weights are the best so far (a tie goes to the later ones)."""
@@ -50,7 +56,11 @@ class State:
         return improved
 
     def save(self, folder: Path, improved: bool) -> None:
-        """Write the best weights, the checkpoint and the table, in this order."""
+        """Write the best weights, the checkpoint and the table, in this order.
+
+        Weights have the statistics that they were judged with. Where those are not the running ones, which the
+        training goes on with, the checkpoint has these beside.
+        """
         if improved:
             state = self.network.state_dict()
             save_checkpoint(folder / "best.pt", {"model": state, "epoch": self.done})
@@ -61,6 +71,7 @@ class State:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "averaged": None if self.averaged is None else self.averaged.state_dict(),
+                "running": [self.statistics.running(network) for network in self._networks()],
                 "epoch": self.done,
                 "best": self.best,
                 "stale": self.stale,
@@ -68,6 +79,9 @@ class State:
             },
         )
         self._write_table(folder)
+
+    def _networks(self) -> list[nn.Module]:
+        return [self.model] if self.averaged is None else [self.model, self.averaged.module]
 
     def resume(self, folder: Path) -> None:
         """Go on from the checkpoint in `folder`, where there is one."""
@@ -81,6 +95,8 @@ class State:
         self.scaler.load_state_dict(state["scaler"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
+        for network, running in zip(self._networks(), state.get("running", ()), strict=False):
+            network.load_state_dict(running, strict=False)
         self.done, self.best, self.stale = state["epoch"], state["best"], state["stale"]
         self.history = list(state["history"])
         self._write_table(folder)  # an interruption may have come between the checkpoint and the table

@@ -26,8 +26,9 @@ class Epoch:
     """One epoch of a training.
 
     metrics: lr, loss, accuracy, `top5` and other top-k of the training images, `validation.` before those of
-    the watched split, seconds, images_per_second. network: what the epoch is judged by, the averaged weights
-    where the recipe averages, else the model itself.
+    the watched split, seconds, images_per_second; `recalibrated`, the images that BatchNorm's statistics were taken
+    anew from, where they were. network: what the epoch is judged by, the averaged weights where the recipe averages,
+    else the model itself.
     """
 
     number: int
@@ -50,6 +51,7 @@ def train(
     folder: Path | None = None,
     workers: int | None = None,
     teacher: nn.Module | None = None,
+    until: int | None = None,
 ) -> Iterator[Epoch]:
     """Train `model` in place on `splits`, yielding after each epoch. What cannot be is refused at once.
 
@@ -57,17 +59,32 @@ def train(
     written there after each epoch, and a training found there goes on to the bit; epochs.csv has a line for
     each epoch; `best.pt` holds the state dict of the epoch with the highest accuracy on `watch` (the last one
     where nothing is watched), averaged where the recipe averages. teacher: the network that `recipe.teacher`
-    means, with its weights; it is put into eval mode.
+    means, with its weights; it is put into eval mode. until: stop after so many epochs of the recipe's.
+
+    Where the training was too short for BatchNorm's running statistics to settle, each watched epoch and the last one
+    are judged with statistics taken anew from training images (`recipe.recalibrate`). The model has them, too, until
+    the next epoch begins; `best.pt` has them, and the checkpoint goes on without.
     """
     if precision not in get_args(Precision):
         raise ConfigError(f"there is no precision '{precision}'; there are {', '.join(get_args(Precision))}")
     shape = (task.shape[0], resolution, resolution) if resolution else task.shape
     check_trainable(model.loss, task, recipe, watch=watch, teacher=teacher, shape=shape)
     # made when the first epoch is asked for, since that moves the model to its device
+    calibrating = partial(task.dataset, *splits, resolution=resolution)
     make = partial(
-        Trainer, model, recipe, len(task.classes), seed, torch.device(device), precision, workers, teacher
+        Trainer,
+        model,
+        recipe,
+        len(task.classes),
+        seed,
+        torch.device(device),
+        precision,
+        workers,
+        teacher,
+        calibrating,
     )
-    return _epochs(make, recipe, task, splits, watch, resolution, folder)
+    upto = recipe.epochs if until is None else min(until, recipe.epochs)
+    return _epochs(make, recipe, task, splits, watch, resolution, folder, upto)
 
 
 def _epochs(
@@ -78,6 +95,7 @@ def _epochs(
     watch: Split | None,
     resolution: int | None,
     folder: Path | None,
+    upto: int,
 ) -> Iterator[Epoch]:
     data: Any = task.dataset(*splits, augment=recipe.policy or recipe.augment, resolution=resolution)
     data = Erased(data, recipe.erasing) if recipe.erasing else data
@@ -86,12 +104,19 @@ def _epochs(
     state = trainer.state
     if folder is not None:
         state.resume(folder)
-    while state.done < recipe.epochs and not (recipe.patience is not None and state.stale >= recipe.patience):
+    steps, images = max(1, len(data) // recipe.batch_size), None
+    while state.done < upto and not (recipe.patience is not None and state.stale >= recipe.patience):
         trained = trainer.epoch(data)
+        last = state.done + 1 == upto
+        images = trainer.settle(steps * (state.done + 1)) if last or watched is not None else 0
         judged = {} if watched is None else trainer.judge(watched, str(watch))
         first = {name: trained[name] for name in ("lr", "loss", "accuracy")}
-        metrics = {**first, **judged, **trained}
+        metrics = {**first, **judged, **trained, **({"recalibrated": images} if images else {})}
         improved = state.record(metrics, judged.get(f"{watch}.accuracy"))
         if folder is not None:
             state.save(folder, improved)
+        if last and watched is not None:
+            trainer.warn(metrics, str(watch), len(watched))  # type: ignore[arg-type]
         yield Epoch(state.done, recipe.epochs, metrics, state.network)
+    if images is None:  # nothing was left to train: it may have been killed between its last epoch and this
+        trainer.settle(steps * state.done)

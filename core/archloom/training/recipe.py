@@ -36,6 +36,10 @@ class Recipe:
     Targets: label_smoothing; a `teacher` (a run folder, an architecture file, a name; with teacher_weights,
     a file), whose part of the loss is distill_weight, at a temperature.
 
+    Judging: recalibrate takes BatchNorm's statistics anew from training images before the network is judged: "auto"
+    where the training was too short for the running ones to settle (see `archloom.training.statistics`), "always",
+    "never".
+
     Machine: channels_last is a memory format, compile is torch.compile.
     """
 
@@ -71,6 +75,7 @@ class Recipe:
     teacher_weights: str | None = None
     distill_weight: float = 0.5
     temperature: float = 4.0
+    recalibrate: Literal["auto", "always", "never"] = "auto"
     channels_last: bool = True
     compile: bool = False
 

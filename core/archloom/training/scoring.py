@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -48,6 +49,31 @@ def topk_of(model: nn.Module, classes: int) -> tuple[int, ...]:
     return tuple(sorted({1, *((5,) if classes > 5 else ()), *(k for k in asked if k <= classes)}))
 
 
+GAP = 30.0
+"""Points by which training accuracy may exceed the held-out one before it is said."""
+
+
+def by_chance(accuracy: float, classes: int, images: int) -> bool:
+    """Whether an accuracy (%) on so many images is no better than guessing, to two standard errors."""
+    chance = 1 / classes
+    return accuracy <= 100 * (chance + 2 * math.sqrt(chance * (1 - chance) / images))
+
+
+def doubt(trained: float, judged: float, classes: int, images: int) -> str | None:
+    """What is odd about a training's result, as a sentence; None where nothing is.
+
+    trained: accuracy (%) on the training images. judged: on `images` held-out ones.
+    """
+    gap = f"it reads {trained:.1f} % of its training images and {judged:.1f} % of {images} held-out ones"
+    why = "; there may be too few training images, or BatchNorm's statistics may not fit (recipe.recalibrate)"
+    if not by_chance(judged, classes, images):
+        return gap + why if trained - judged > GAP else None
+    chance = f", and guessing among {classes} classes reads as many"
+    if trained - judged > GAP:
+        return gap + chance + why
+    return f"{gap}{chance}; train for more epochs, on more images, or with another lr"
+
+
 def evaluate(
     model: nn.Module,
     stream: Iterable[tuple[Tensor, Tensor]],
@@ -76,26 +102,3 @@ def evaluate(
                 counter.update(logits, y)
     result = {name: 100 * float(counter.compute()) for name, counter in counters.items()}
     return result | {"loss": total / images}
-
-
-def recalibrate_batchnorm(model: nn.Module, stream: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Replace BatchNorm's running statistics by the plain mean over the batches of `stream`, in place.
-
-    For a network cut out of a supernet, whose running statistics are those of many paths. Dropout and
-    all else stay in eval mode. Never call it on a supernet: that would change it.
-    """
-    norms = [
-        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
-    ]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    with evaluating(model), torch.no_grad():
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative mean
-            norm.train()
-        for x, _ in stream:
-            model(x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum

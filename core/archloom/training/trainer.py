@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,14 +15,17 @@ from torch import Tensor, nn
 from ..augmentation import mixing
 from ..losses import distillation
 from ..model import Model
-from ..randomness import forked_rng
+from ..randomness import derive_seed, forked_rng
 from ..task import batches
 from .checkpoint import State
 from .optimization import Averaged, build_optimizer
 from .precision import check_finite, precision_context
 from .recipe import Recipe, learning_rate
-from .scoring import Tally, evaluate, topk_of
+from .scoring import Tally, doubt, evaluate, topk_of
+from .statistics import BATCH, IMAGES, Statistics
 from .trainable import soft
+
+logger = logging.getLogger("archloom")
 
 
 class Trainer:
@@ -35,6 +41,7 @@ class Trainer:
         precision: str,
         workers: int | None = None,
         teacher: nn.Module | None = None,
+        calibrating: Callable[[], Any] | None = None,
     ) -> None:
         self.model, self.recipe, self.classes, self.seed = model.to(device), recipe, classes, seed
         self.device, self.precision, self.workers, self.teacher = device, precision, workers, teacher
@@ -46,6 +53,7 @@ class Trainer:
             build_optimizer(recipe, model),
             torch.amp.GradScaler(device.type, enabled=precision == "float16"),
             None if recipe.ema is None else Averaged(model, recipe.ema),
+            Statistics(recipe, partial(self._images, calibrating), precision),
         )
         self.mix = mixing(recipe.mixup, recipe.cutmix, classes)
         self.ks = tuple(k for k in topk_of(model, classes) if k > 1)
@@ -55,6 +63,7 @@ class Trainer:
     def epoch(self, data: Any) -> dict[str, float]:
         """Train for an epoch; what it says of the training images."""
         recipe, number = self.recipe, self.state.done
+        self.state.give_back()
         self.model.train()
         started, tally = time.perf_counter(), Tally(self.ks, self.device)
         steps, rate = max(1, len(data) // recipe.batch_size), 0.0
@@ -126,12 +135,42 @@ class Trainer:
         if state.averaged is not None:
             state.averaged.update()
 
+    def _images(self, data: Callable[[], Any] | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training images for BatchNorm's statistics, the same ones after each epoch."""
+        assert data is not None
+        stream = batches(
+            data(),
+            BATCH,
+            seed=derive_seed(self.seed, "statistics"),
+            shuffle=True,
+            device=self.device,
+            workers=self.workers,
+            channels_last=self.recipe.channels_last,
+        )
+        return islice(stream, IMAGES // BATCH)
+
+    def settle(self, seen: int) -> int:
+        """Give the networks statistics to be judged with where their running ones have not settled after `seen`
+        batches; the number of images that these are of, 0 where there was no need."""
+        state = self.state
+        self.model.train()  # which of its norms move shows in this mode alone
+        lend = partial(state.statistics.lend, trained=self.model, batches=seen)
+        images = [lend(self.model)]
+        if state.averaged is not None:
+            images.append(lend(state.averaged.module, averaged=True))
+        return max(images)
+
     def judge(self, watched: Any, split: str) -> dict[str, float]:
         """Metrics of a split; with averaged weights theirs, and under `raw` the latest weights' own."""
         found = self._judged(self.state.network, watched, split)
         if self.state.averaged is None:
             return found
         return found | self._judged(self.model, watched, f"{split}.raw")
+
+    def warn(self, metrics: Mapping[str, float], split: str, images: int) -> None:
+        """Say what is odd about the last epoch: no better than guessing, or far worse than on training images."""
+        if told := doubt(metrics["accuracy"], metrics[f"{split}.accuracy"], self.classes, images):
+            logger.warning("after %d epochs the network is doubtful: %s", self.state.done, told)
 
     def _judged(self, network: nn.Module, watched: Any, prefix: str) -> dict[str, float]:
         stream = batches(watched, 512, device=self.device, workers=self.workers)
