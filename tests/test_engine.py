@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from archloom.architecture import Architecture
-from archloom.engine import Limits, check_identity
+from archloom.engine import Limits
 from archloom.errors import RunError, SearchError, SpaceError
 from archloom.estimator import Context, Metric
 from archloom.measuring import Measurer, Outcome
@@ -592,12 +592,6 @@ def test_a_delivery_without_a_result_is_refused():
     forged = Memory([event for event in log.events if event["event"] != "result"])
     with pytest.raises(RunError, match="delivers trial 0 without a result"):
         search(Listed([digits(0, 0, 0)]), log=forged)
-
-
-def test_an_identity_that_differs_is_refused_with_old_and_new():
-    check_identity({"seed": 0, "space": "a"}, {"seed": 0, "space": "a"})
-    with pytest.raises(RunError, match=r"space: then 'a', now 'b'; seed: then 0, now 1"):
-        check_identity({"seed": 0, "space": "a"}, {"space": "b", "seed": 1})
 
 
 def test_every_event_of_the_log_is_also_told_to_observers():

@@ -363,13 +363,3 @@ def _told(proposal: Proposal | None) -> str:
     if proposal is None or proposal.fidelity == 1.0:
         return str(proposal and proposal.architecture)
     return f"{proposal.architecture} at fidelity {proposal.fidelity:g}"
-
-
-def check_identity(logged: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """A RunError that names old and new where a resumed run's identity differs from the log's."""
-    differing = [name for name in now if logged.get(name) != now[name]]
-    if differing:
-        told = "; ".join(f"{name}: then {logged.get(name)!r}, now {now[name]!r}" for name in differing)
-        raise RunError(
-            f"this run was started with another configuration ({told}). Resume it with the old one, or start a new run"
-        )

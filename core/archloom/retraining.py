@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 import yaml
 from safetensors.torch import save
 
+from .contents import contents_of, plugin_contents, task_hash
+from .documents import read_yaml
+from .environment import versions
 from .errors import ArchloomError, ConfigError, RunError
+from .folder import Folder, Identity, Kind
 from .model import Model
 from .plugins import Host
 from .resolve import device_of
@@ -78,18 +83,62 @@ def retrain(
         "options": asdict(chosen.recipe),  # a plugin may give its recipe other values tomorrow
         "network": dict(opened.document),
     }
+    contents = {**contents_of(identity), **plugin_contents(host.files), "task": task_hash(chosen.task)}
     before = set(target.iterdir()) if target.is_dir() else None
-    _check_same(target, identity, {"source": str(source), "plugins": plugins_beside(source)})
-    opened.write(target)
-    try:
-        for epoch in epochs:
-            tell.epoch(epoch)
-    except ArchloomError:
-        _leave_nothing(target, before)
-        raise
-    metrics = _finish(model, chosen.task, target, precision, where)
-    tell({"event": "finished", "folder": str(target)})
+    with Folder.begin_or_go_on(target, RETRAINING, Identity(identity, contents, versions(host))) as claimed:
+        _note(target, {"source": str(source), "plugins": plugins_beside(source), **identity})
+        opened.write(target)
+        try:
+            for epoch in epochs:
+                claimed.lock.check()
+                tell.epoch(epoch)
+        except ArchloomError:
+            claimed.close()
+            _leave_nothing(target, before)
+            raise
+        metrics = _finish(model, chosen.task, target, precision, where)
+        tell({"event": "finished", "folder": str(target)})
     return Trained(target, metrics)
+
+
+def _begun(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("training.pt", "training.pt.previous"))
+
+
+def _said_by_the_configuration(folder: Path) -> Identity | None:
+    """What `training.yaml` says, by which older versions knew a folder."""
+    path = folder / "training.yaml"
+    then = read_yaml(path, "the training's configuration", error=RunError) if path.is_file() else None
+    if not isinstance(then, dict) or not {"seed", "network"} <= set(then):
+        return None
+    return Identity({key: value for key, value in then.items() if key not in ("source", "plugins")})
+
+
+RETRAINING = Kind(
+    "retrain",
+    "training",
+    "--out",
+    (
+        "training.*",
+        "architecture.json",
+        "model.yaml",
+        "best.pt*",
+        "epochs.csv",
+        "weights*.safetensors",
+        "metrics.json",
+    ),
+    begun=_begun,
+    legacy=_said_by_the_configuration,
+)
+"""What `archloom retrain` leaves."""
+
+
+def _note(folder: Path, facts: dict[str, Any]) -> None:
+    """training.yaml, by which the folder is a source: written once, when the training begins."""
+    path = folder / "training.yaml"
+    if not (path.exists() and _begun(folder)):
+        plain = json.loads(json.dumps(facts, default=str))  # lists for tuples
+        write_atomically(path, yaml.safe_dump(plain, sort_keys=False).encode())
 
 
 class _Tell:
@@ -168,20 +217,6 @@ def evaluate(
     load_weights(model, file)
     stream = batches(chosen.task.dataset(split), 512, device=device_of(device))
     return judge(model, stream, len(chosen.task.classes), precision)
-
-
-def _check_same(folder: Path, identity: dict[str, Any], told: dict[str, Any]) -> None:
-    """A training found in `folder` is gone on with only if it is this one; `told` is written beside it."""
-    path = folder / "training.yaml"
-    identity = yaml.safe_load(yaml.safe_dump(identity, sort_keys=False))  # lists for tuples, as in the file
-    if path.exists() and (folder / "training.pt").exists():
-        then = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if differing := [key for key in identity if then.get(key) != identity[key]]:
-            raise RunError(
-                f"{folder} holds another training (its {', '.join(differing)} differ); name another folder with --out"
-            )
-    else:
-        write_atomically(path, yaml.safe_dump({**told, **identity}, sort_keys=False).encode())
 
 
 def _default_folder(source: str | Path) -> Path:

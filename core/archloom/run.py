@@ -2,7 +2,8 @@
 
 config.yaml          the configuration, every default filled in
 environment.json     versions, plugins, device, seed, git commit
-log.jsonl            one line per event, appended; what resume reads
+identity.json        what the run is, by which a resume knows it; see `archloom.folder`
+log.jsonl            one line per event, appended; what resume reads. log.sums: a checksum for each line
 log.txt              the same for people
 checkpoint.pt        the weight-sharing method's state, and checkpoint.pt.previous
 recorded/            values measured once in the run's life (a latency table)
@@ -24,15 +25,30 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from .errors import PluginError, RunError
+from .eventlog import EventLog, Log, Memory
+from .locking import Lock
+
+__all__ = [
+    "EventLog",
+    "Log",
+    "Memory",
+    "Run",
+    "load_checkpoint",
+    "previous",
+    "recorded",
+    "save_checkpoint",
+    "write_atomically",
+    "write_json",
+]
 
 _MAGIC = b"archloom checkpoint 1\n"
 
@@ -48,12 +64,18 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing can be removed either
+            temporary.unlink(missing_ok=True)
         raise RunError(
-            f"cannot write {path}: {error.strerror or error}. What was written before is intact; "
-            "make room or mend the permissions, then: archloom resume"
+            f"cannot write {path}: {error.strerror or error}. What was written before is intact; {_remedy(error)}"
         ) from error
     _sync_folder(path.parent)
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno == errno.EROFS:
+        return "nothing can be written there: copy the folder to where it can, and work on the copy"
+    return "make room or mend the permissions, then: archloom resume"
 
 
 def _sync_folder(folder: Path) -> None:
@@ -131,75 +153,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise RunError(f"checkpoint {path} holds more than data, and is not read") from error
 
 
-class EventLog(Protocol):
-    """Where events go: a run's `Log`, or a list for a search that nobody resumes."""
-
-    events: list[dict[str, Any]]
-
-    def append(self, event: Mapping[str, Any]) -> None: ...
-
-
-@dataclass
-class Memory:
-    """An event log that is kept in memory alone."""
-
-    events: list[dict[str, Any]] = field(default_factory=list)
-
-    def append(self, event: Mapping[str, Any]) -> None:
-        self.events.append(dict(event))
-
-
-class Log:
-    """An append-only file of JSON lines. A torn last line, left by a crash, is cut off on opening."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.events: list[dict[str, Any]] = []
-        if path.exists():
-            sound = 0
-            for line in path.read_bytes().splitlines(keepends=True):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    self.events.append(json.loads(line))
-                except ValueError as error:
-                    if sound + len(line) < path.stat().st_size:
-                        raise RunError(
-                            f"{path}, line {len(self.events) + 1}, is not JSON; the log was changed by hand or the "
-                            "disk is damaged. Restore the file, or start a new run"
-                        ) from error
-                    break
-                sound += len(line)
-            if sound < path.stat().st_size:
-                os.truncate(path, sound)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab", buffering=0)
-
-    def append(self, event: Mapping[str, Any]) -> None:
-        """One event, one write, flushed to the disk."""
-        line = (json.dumps(event) + "\n").encode()
-        position = os.fstat(self._file.fileno()).st_size
-        try:
-            if self._file.write(line) != len(line):  # a disk that fills up takes a part, without an error
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            os.truncate(self.path, position)  # no torn line stays behind
-            raise RunError(
-                f"cannot write {self.path}: {error.strerror or error}. What was written before is intact; "
-                "make room, then: archloom resume"
-            ) from error
-        self.events.append(dict(event))
-
-    def of(self, kind: str) -> Iterator[dict[str, Any]]:
-        """The events of one kind, in order."""
-        return (event for event in self.events if event["event"] == kind)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
 def recorded(folder: Path, name: str, measure: Callable[[], Any]) -> Any:
     """A JSON value measured once in a run's life, whichever of its processes asks first."""
     path = folder / "recorded" / f"{name}.json"
@@ -215,13 +168,21 @@ def recorded(folder: Path, name: str, measure: Callable[[], Any]) -> Any:
 
 
 class Run:
-    """A run's folder. Opening an existing one reads its log."""
+    """A run's folder, owned until `close`. Opening an existing one reads its log.
 
-    def __init__(self, folder: str | Path) -> None:
+    lock: of whoever owns the folder already; without one it is locked here, or refused where another works in it.
+    """
+
+    def __init__(self, folder: str | Path, lock: Lock | None = None) -> None:
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.log = Log(self.folder / "log.jsonl")
+            self.lock = lock or Lock(self.folder)
+            try:
+                self.log = Log(self.folder / "log.jsonl", self.lock.check)
+            except BaseException:
+                self.lock.release()
+                raise
         except OSError as error:
             raise RunError(f"cannot open the run folder {self.folder}: {error.strerror or error}") from error
 
@@ -245,5 +206,6 @@ class Run:
             raise RunError(f"{path} is damaged: {error}") from error
 
     def close(self) -> None:
-        """Close the log."""
+        """Close the log, and give the folder back."""
         self.log.close()
+        self.lock.release()

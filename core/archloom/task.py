@@ -269,7 +269,7 @@ class ImageTask:
 
 
 @contextmanager
-def _kept_generators() -> Iterator[None]:
+def kept_generators() -> Iterator[None]:
     """Give back the global generators of torch, random and numpy as they were."""
     state, legacy = random.getstate(), np.random.get_state()
     try:
@@ -292,7 +292,7 @@ class _Seeded(Dataset[Any]):
 
     def __getitems__(self, positions: Sequence[int]) -> list[Any]:
         items = []
-        with _kept_generators():
+        with kept_generators():
             for position in positions:
                 seed = derive_seed(self.seed, "sample", self.epoch, position)
                 torch.default_generator.manual_seed(seed)

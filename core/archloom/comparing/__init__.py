@@ -11,20 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..engine import check_identity
-from ..environment import describe
+from ..contents import contents_of, plugin_contents, task_hash
+from ..environment import describe, versions
 from ..errors import ConfigError, RunError
+from ..folder import Folder, Identity, Kind
 from ..plugins import Host
 from ..processes import check_main_guard
 from ..resolve import Resolved, resolve
 from ..run import Log, write_atomically, write_json
 from .config import BASELINE, Comparison, parse_comparison, read_comparison
 from .page import page
-from .results import FORMAT, Direction, results
+from .results import FORMAT, Direction, results, seconds
 from .runs import Searches, run_all
 
 __all__ = ["BASELINE", "FORMAT", "Compared", "compare", "parse_comparison", "read_comparison"]
@@ -34,10 +36,12 @@ Notify = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Compared:
-    """Where the result lies, and what comparison.json holds."""
+    """Where the result lies. `document`: what comparison.json holds, the same for each run of the same comparison.
+    `environment`: what environment.json holds, where and how fast it was run."""
 
     folder: Path
     document: Mapping[str, Any]
+    environment: Mapping[str, Any]
 
 
 def compare(
@@ -60,18 +64,17 @@ def compare(
         label: resolve(comparison.of(label, 0), host) for label in comparison.protocol.strategies
     }  # whatever is wrong is said before anything runs
     directions = _directions(comparison, resolved[BASELINE])
-    log = _open(comparison, folder, host)
-    try:
+    with Folder.begin_or_go_on(folder, COMPARISON, _identity(comparison, resolved[BASELINE])) as claimed:
         notify({"event": "start", "folder": str(folder)})
-        optima = _optima(comparison, folder, host)
-        records = run_all(comparison, folder, host, log, notify)
-    finally:
-        log.close()
-    document = results(comparison, records, directions, optima)
-    document["environment"] = describe(host, comparison.of(BASELINE, 0))
-    write_json(folder / "comparison.json", document)
-    write_atomically(folder / "comparison.html", page(document).encode())
-    return Compared(folder, document)
+        with closing(_log(claimed, comparison)) as log:
+            optima = _optima(comparison, folder, host)
+            records = run_all(comparison, folder, host, log, notify)
+        document = results(comparison, records, directions, optima)
+        write_json(folder / "comparison.json", document)
+        environment = describe(host, comparison.of(BASELINE, 0)) | {"seconds": seconds(comparison, records)}
+        write_json(folder / "environment.json", environment)
+        write_atomically(folder / "comparison.html", page(document, environment).encode())
+    return Compared(folder, document, environment)
 
 
 def _as_comparison(config: Comparison | Mapping[str, Any] | str | Path) -> Comparison:
@@ -99,23 +102,51 @@ def _directions(comparison: Comparison, resolved: Resolved) -> dict[str, Directi
     return found
 
 
-def _open(comparison: Comparison, folder: Path, host: Host) -> Log:
-    """The folder's log, checked to be of the same comparison."""
+def _begun(folder: Path) -> bool:
+    log = folder / "runs.jsonl"
+    return log.exists() and log.stat().st_size > 0
+
+
+def _said_by_the_log(folder: Path) -> Identity | None:
+    """The identity in the first line of a folder's log, where older versions kept it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        log = Log(folder / "runs.jsonl")
+        with (folder / "runs.jsonl").open("rb") as file:
+            first = json.loads(file.readline())
+        return Identity(first["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+COMPARISON = Kind(
+    "compare",
+    "comparison",
+    "--folder",
+    ("runs.*", "comparison.*", "optimum.json", "environment.json"),
+    begun=_begun,
+    legacy=_said_by_the_log,
+)
+"""What `archloom compare` leaves."""
+
+
+def _identity(comparison: Comparison, resolved: Resolved) -> Identity:
+    """What all searches of a folder share, and the files that the strategies name."""
+    settings = comparison.identity()
+    named = {label: one.to_json() for label, one in comparison.protocol.strategies.items()}
+    contents = {
+        **contents_of({**settings, "strategies": named}),
+        **plugin_contents(resolved.host.files),
+        "task": task_hash(resolved.task),
+    }
+    return Identity(settings, contents, versions(resolved.host))
+
+
+def _log(folder: Folder, comparison: Comparison) -> Log:
+    try:
+        log = Log(folder.path / "runs.jsonl", folder.lock.check)
     except OSError as error:
-        raise RunError(f"cannot open the folder {folder}: {error.strerror or error}") from error
-    first = next(log.of("start"), None)
-    identity = json.loads(json.dumps(comparison.identity()))
-    if first is None:
-        log.append({"event": "start", "identity": identity})
-        return log
-    try:
-        check_identity(first["identity"], identity)
-    except RunError as error:
-        log.close()
-        raise RunError(f"{folder} holds another comparison; name another --folder. {error}") from None
+        raise RunError(f"cannot open the folder {folder.path}: {error.strerror or error}") from error
+    if not log.events:
+        log.append({"event": "start", "identity": comparison.identity()})
     return log
 
 

@@ -15,8 +15,8 @@ _COLOURS = (BLUE, RED, GREEN, "#CC79A7", ORANGE, "#56B4E9", INK)
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
 
-def page(result: Mapping[str, Any]) -> str:
-    """The whole page, self-contained. `result` is what comparison.json holds."""
+def page(result: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    """The whole page, self-contained. `result` is what comparison.json holds, `environment` what environment.json."""
     protocol, searched = result["protocol"], result["searched"]
     space = searched["space"]["type"]
     opening = (
@@ -27,7 +27,8 @@ def page(result: Mapping[str, Any]) -> str:
         f"({protocol['resamples']:,} resamples).</p>"
     )
     scores = [_score(result, label, scored) for label, scored in result["scores"].items()]
-    return headed(f"Strategies on {space}", opening, *scores, _who(result), _provenance(result))
+    where = (_who(result, environment.get("seconds", {})), _provenance(result, environment))
+    return headed(f"Strategies on {space}", opening, *scores, *where)
 
 
 def interval(mean: float, low: float, high: float) -> str:
@@ -171,22 +172,21 @@ def _tests(protocol: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
     return table(head, rows) + note if rows else ""
 
 
-def _who(result: Mapping[str, Any]) -> str:
+def _who(result: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
     rows = [
         [
             escaped(label),
             f"<code>{escaped(json.dumps({k: v for k, v in who.items() if k in ('strategy', 'method')}))}</code>",
             amount(who["searches"]),
             f"{who['trials']:.4g}",
-            f"{who['seconds']:.3g}",
+            f"{seconds[label]:.3g}" if label in seconds else "-",
         ]
         for label, who in result["strategies"].items()
     ]
     return section("Strategies", table(["label", "options", "searches", "trials each", "seconds each"], rows))
 
 
-def _provenance(result: Mapping[str, Any]) -> str:
-    environment = result.get("environment", {})
+def _provenance(result: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     facts = [
         ["space", escaped(json.dumps(result["searched"]["space"]))],
         ["estimators", escaped(json.dumps(result["searched"]["estimators"]))],

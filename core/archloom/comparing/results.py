@@ -81,11 +81,18 @@ def results(
                 **protocol.strategies[label].to_json(),
                 "searches": len(mine),
                 "trials": _mean([record["trials"] for record in mine]),
-                "seconds": _mean([record["seconds"] for record in mine]),
             }
             for label, mine in by_label.items()
         },
         "scores": scored,
+    }
+
+
+def seconds(comparison: Comparison, records: Sequence[Record]) -> dict[str, float]:
+    """Label -> the mean seconds that a search took."""
+    return {
+        label: _mean([record["seconds"] for record in records if record["label"] == label])
+        for label in comparison.protocol.strategies
     }
 
 

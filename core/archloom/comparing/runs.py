@@ -16,6 +16,7 @@ from ..architecture import Architecture
 from ..engine import Limits, Search
 from ..errors import ConfigError, RunError, SearchError
 from ..estimator import STATIC, Context
+from ..folder import Identity, differences, path_name, told
 from ..measuring import Here, Measurer
 from ..plugins import Host
 from ..processes import Processes, Say, WorkerLost, processors
@@ -23,8 +24,9 @@ from ..randomness import derive_seed
 from ..ranks import Ranks
 from ..resolve import Resolved, resolve
 from ..run import Log, Memory, recorded
-from ..session import resume, search
+from ..session import search_or_resume
 from ..session.making import make_strategy
+from ..session.opening import SEARCH
 from ..space import size
 from ..trial import Trial
 from ..workers import measurer
@@ -111,13 +113,9 @@ class Searches:
         return [loop.trials[number] for number in sorted(loop.trials)], reason
 
     def _in_a_folder(self, label: str, seed: int) -> tuple[list[Trial], str]:
-        folder = self.folder / "searches" / _slug(label) / f"seed{seed}"
-        log = folder / "log.jsonl"
+        config = self.comparison.of(label, seed)
         try:
-            if log.exists() and log.stat().st_size > 0:
-                result = resume(folder, host=self.host)
-            else:
-                result = search(self.comparison.of(label, seed), folder, host=self.host)
+            result = search_or_resume(config, search_folder(self.folder, label, seed), host=self.host)
         except SearchError as error:
             if self.comparison.shared.strict:
                 raise
@@ -188,8 +186,9 @@ def incumbents(trials: Sequence[Trial]) -> list[Record]:
     return found
 
 
-def _slug(label: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in label)
+def search_folder(folder: Path, label: str, seed: int) -> Path:
+    """The run folder of one search that trains."""
+    return folder / "searches" / path_name(label) / f"seed{seed}"
 
 
 # -- many of them -----------------------------------------------------------------------------------
@@ -220,11 +219,24 @@ def run_all(
                 f"{contender}. Give the new one another label, or name another folder"
             )
     missing = [key for key in wanted if key not in done]
+    for label, seed in missing:
+        _check_begun(comparison, search_folder(folder, label, seed), label, seed)
     for record in _records(comparison, folder, host, missing):
         log.append(record)
         done[record["label"], record["seed"]] = record
         notify({"event": "run", "label": record["label"], "seed": record["seed"], "of": len(missing)})
     return [done[key] for key in wanted]
+
+
+def _check_begun(comparison: Comparison, folder: Path, label: str, seed: int) -> None:
+    """A RunError, before anything runs, where a search was begun in `folder` with other options."""
+    begun = told(folder, SEARCH) if folder.is_dir() else None
+    found = differences(begun, Identity(comparison.of(label, seed).identity())) if begun else []
+    if found:
+        raise RunError(
+            f"{folder} has a search of '{label}' with other options ({'; '.join(found)}). Give the new one another "
+            "label, or name another folder"
+        )
 
 
 def _records(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ import numpy as np
 import yaml
 
 from ..architecture import Architecture
+from ..contents import contents_of, plugin_contents, task_hash
 from ..cost import count
-from ..environment import describe
+from ..documents import read_yaml
+from ..environment import describe, versions
 from ..errors import ConfigError, RunError
 from ..estimator import Context, Estimator, Metric
 from ..fitting import Fit
+from ..folder import Folder, Identity, Kind, path_name
 from ..model import Model
 from ..plugins import Host
 from ..randomness import derive_seed, python_rng
 from ..ranks import Ranks
 from ..report import write_ranking
-from ..run import Log, write_atomically, write_json
+from ..run import Log, recorded, write_atomically, write_json
 from ..session.process import cpu_threads
 from .agreement import Array, agreement, kendall, resampling
 from .config import RankConfig, as_rank
@@ -60,31 +64,69 @@ def rank(
     checked = as_rank(config)
     plan = make_plan(checked, host or Host(checked.plugins))
     fresh = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{checked.space.type}-rank"
+    identity = _identity(plan)
     with cpu_threads(checked.threads):
-        study = _Study(plan, fresh if folder is None else Path(folder), notify)
-        with closing(study.log):
-            return study.run()
+        if folder is None:
+            claimed = Folder.fresh(fresh, RANKING, identity)
+        else:
+            claimed = Folder.begin_or_go_on(folder, RANKING, identity)
+        with claimed, closing(Log(claimed.path / "estimates.jsonl", claimed.lock.check)) as log:
+            return _Study(plan, claimed, log, notify).run()
+
+
+def _begun(folder: Path) -> bool:
+    log = folder / "estimates.jsonl"
+    return log.exists() and log.stat().st_size > 0
+
+
+def _said_by_the_configuration(folder: Path) -> Identity | None:
+    """The configuration beside the estimates, by which older versions knew a folder."""
+    if not (folder / "estimates.jsonl").exists():
+        return None
+    path = folder / "config.yaml"
+    begun = read_yaml(path, "the configuration", error=RunError) if path.is_file() else None
+    return Identity(begun) if isinstance(begun, dict) else None
+
+
+RANKING = Kind(
+    "rank",
+    "comparison",
+    "--folder",
+    ("config.yaml", "estimates.*", "rank.*"),
+    begun=_begun,
+    legacy=_said_by_the_configuration,
+)
+"""What `archloom rank` leaves."""
+
+
+def _settings(config: RankConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"top", "resamples", "plugins", "threads"})
+
+
+def _identity(plan: Plan) -> Identity:
+    """What a comparison's estimates depend on."""
+    settings = _settings(plan.config)
+    contents = {
+        **contents_of(settings),
+        **plugin_contents(plan.host.files),
+        "task": task_hash(plan.context.task),
+    }
+    return Identity(settings, contents, versions(plan.host))
 
 
 class _Study:
-    def __init__(self, plan: Plan, folder: Path, notify: Notify) -> None:
-        self.plan, self.folder, self.notify = plan, folder, notify
+    def __init__(self, plan: Plan, folder: Folder, log: Log, notify: Notify) -> None:
+        # what is measured once is kept: estimates from before an interruption rest on the same table
+        context = replace(plan.context, recorded=partial(recorded, folder.path))
+        self.plan, self.folder, self.log, self.notify = (
+            replace(plan, context=context),
+            folder.path,
+            log,
+            notify,
+        )
         self.seconds: dict[str, float] = {}
-        self._open()
-        self.log = Log(folder / "estimates.jsonl")
-
-    def _open(self) -> None:
-        """A new folder, or one in which the same comparison was begun."""
-        mine = self.plan.config.model_dump(mode="json", exclude={"top", "resamples", "plugins", "threads"})
-        path = self.folder / "config.yaml"
-        if path.exists():
-            try:
-                begun = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, yaml.YAMLError) as error:
-                raise RunError(f"cannot read {path}: {error}") from error
-            if begun != mine:
-                raise RunError(f"{self.folder} holds another comparison, or a run; name another folder")
-        write_atomically(path, yaml.safe_dump(mine, sort_keys=False).encode())
+        text = yaml.safe_dump(_settings(plan.config), sort_keys=False)
+        write_atomically(self.folder / "config.yaml", text.encode())
 
     def run(self) -> Ranking:
         plan, metric = self.plan, self.plan.config.metric
@@ -124,7 +166,7 @@ class _Study:
             precision=config.precision,
             recorded=context.recorded,
         )
-        home = self.folder / "supernets" / label.replace(" ", "-")
+        home = self.folder / "supernets" / path_name(label.replace(" ", "-"))
         home.mkdir(parents=True, exist_ok=True)
         told = lambda event: self.notify(event | {"supernet": label})
         with closing(Log(home / "log.jsonl")) as log:

@@ -9,7 +9,7 @@ result.py     what a search ends with
 process.py    a process's threads and log file
 """
 
-from .course import resume, search
+from .course import resume, search, search_or_resume
 from .result import Result
 
-__all__ = ["Result", "resume", "search"]
+__all__ = ["Result", "resume", "search", "search_or_resume"]

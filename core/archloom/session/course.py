@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 
 from ..config import SearchConfig, override, parse_config
-from ..engine import check_identity
 from ..environment import describe
-from ..errors import RunError
+from ..errors import ArchloomError, RunError
 from ..fitting import Fit
+from ..folder import Folder, Identity
 from ..plugins import Host
 from ..processes import check_main_guard
 from ..ranks import Ranks, join, leave
@@ -33,7 +34,7 @@ from .making import (
     make_observers,
     make_strategy,
 )
-from .opening import as_config, fresh_folder, holds_a_run, read_stored
+from .opening import SEARCH, as_config, fresh_path, identity_of, read_stored
 from .process import cpu_threads, log_file
 from .result import Result
 
@@ -52,13 +53,12 @@ def search(
     checked = as_config(config)
     host = host or Host(checked.plugins)
     resolved = resolve(checked, host)
-    ranks = join(resolved.device)
-    target = ranks.broadcast_object(str(folder or fresh_folder(checked)))
-    if ranks.is_first and holds_a_run(Path(target)):
-        raise RunError(
-            f"{target} already holds a run. Go on with it: archloom resume {target}; or name another folder"
-        )
-    return _Session(resolved, Path(target), ranks, notify).run()
+    claim = (
+        partial(Folder.fresh, fresh_path(checked), SEARCH)
+        if folder is None
+        else partial(Folder.begin, folder, SEARCH)
+    )
+    return _Session(resolved, claim, join(resolved.device), notify).run()
 
 
 def resume(
@@ -74,17 +74,45 @@ def resume(
     config = parse_config(override(read_stored(folder), overrides), str(folder / "config.yaml"))
     host = host or Host(config.plugins)
     resolved = resolve(config, host)
-    return _Session(resolved, folder, join(resolved.device), notify).run()
+    return _Session(resolved, partial(Folder.go_on, folder, SEARCH), join(resolved.device), notify).run()
+
+
+def search_or_resume(config: SearchConfig, folder: Path, *, host: Host) -> Result:
+    """Run a search in `folder`, or go on with it where the same one was begun there."""
+    resolved = resolve(config, host)
+    claim = partial(Folder.begin_or_go_on, folder, SEARCH)
+    return _Session(resolved, claim, join(resolved.device), lambda event: None).run()
 
 
 class _Session:
     """One process's part in one search."""
 
-    def __init__(self, resolved: Resolved, folder: Path, ranks: Ranks, notify: Notify) -> None:
-        self.resolved, self.config, self.folder, self.ranks = resolved, resolved.config, folder, ranks
-        self._teacher = check_verdict(resolved) if ranks.is_first else None  # before anything is written
-        self.run_folder = Run(folder) if ranks.is_first else None
-        self._observers = [*(make_observers(resolved, folder) if ranks.is_first else []), notify]
+    def __init__(
+        self, resolved: Resolved, claim: Callable[[Identity], Folder], ranks: Ranks, notify: Notify
+    ) -> None:
+        self.resolved, self.config, self.ranks = resolved, resolved.config, ranks
+        self._teacher: nn.Module | None = None
+        self.run_folder: Run | None = None
+        refused: ArchloomError | None = None
+        if ranks.is_first:  # the one owner of the folder, for all ranks
+            try:
+                self._teacher = check_verdict(resolved)  # before anything is written
+                claimed = claim(identity_of(resolved))
+                self.run_folder = Run(claimed.path, claimed.lock)
+            except ArchloomError as error:
+                refused = error
+        place, told = ranks.broadcast_object(
+            (self.run_folder and self.run_folder.folder, refused and str(refused))
+        )
+        if told is not None:
+            raise refused or RunError(told)  # on every rank: nobody waits for one that was refused
+        self.folder: Path = place
+        try:
+            self._observers = [*(make_observers(resolved, self.folder) if ranks.is_first else []), notify]
+        except BaseException:
+            if self.run_folder:
+                self.run_folder.close()
+            raise
 
     def notify(self, event: dict[str, Any]) -> None:
         for observer in self._observers:
@@ -95,8 +123,12 @@ class _Session:
         return self.ranks.broadcast_object(value)
 
     def run(self) -> Result:
-        with cpu_threads(self.config.threads):
-            return self._run_here()
+        try:
+            with cpu_threads(self.config.threads):
+                return self._run_here()
+        finally:
+            if self.run_folder is not None:
+                self.run_folder.close()
 
     def _run_here(self) -> Result:
         if self.run_folder is None:
@@ -104,10 +136,7 @@ class _Session:
             self.ranks = leave()
             return Result(self.folder, None, (), (), "this is not the first rank; the result is the first's")
         with log_file(self.folder / "log.txt"):
-            try:
-                return self._run(self.run_folder)
-            finally:
-                self.run_folder.close()
+            return self._run(self.run_folder)
 
     def _run(self, run: Run) -> Result:
         self._start(run)
@@ -126,10 +155,9 @@ class _Session:
         return result
 
     def _start(self, run: Run) -> None:
-        identity, environment = self.config.identity(), describe(self.resolved.host, self.config)
+        environment = describe(self.resolved.host, self.config)
         first = next(run.log.of("start"), None)
         if first is not None:
-            check_identity(first["identity"], identity)
             for name, then in first["versions"].items():
                 if (now := environment["versions"].get(name)) != then:
                     logger.warning("%s was %s when the run began and is %s now", name, then, now)
@@ -140,7 +168,7 @@ class _Session:
         write_json(self.folder / "environment.json", environment)
         event = {
             "event": "start",
-            "identity": identity,
+            "identity": self.config.identity(),
             "versions": environment["versions"],
             "device": self.config.device,
             "folder": str(self.folder),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config import SearchConfig, parse_config, read_config
+from ..contents import contents_of, plugin_contents, task_hash
 from ..documents import read_yaml
 from ..errors import RunError
+from ..folder import Identity, Kind
+from ..resolve import Resolved
 
 
 def as_config(config: SearchConfig | Mapping[str, Any] | str | Path) -> SearchConfig:
@@ -30,17 +34,53 @@ def read_stored(folder: str | Path) -> dict[str, Any]:
     return stored
 
 
-def holds_a_run(folder: Path) -> bool:
+def _holds_a_run(folder: Path) -> bool:
     """Whether a run began there; one that was killed before its first event did not."""
     log = folder / "log.jsonl"
     return log.exists() and log.stat().st_size > 0
 
 
-def fresh_folder(config: SearchConfig) -> Path:
-    """A folder in runs/ that is not there yet, named by date, space, and who searches."""
+def _said_by_the_log(folder: Path) -> Identity | None:
+    """The identity in the first event of a log, where older versions kept it."""
+    try:
+        with (folder / "log.jsonl").open("rb") as file:
+            first = json.loads(file.readline())
+    except (OSError, ValueError):
+        return None
+    identity = first.get("identity") if isinstance(first, dict) and first.get("event") == "start" else None
+    return Identity(identity) if isinstance(identity, dict) else None
+
+
+SEARCH = Kind(
+    "search",
+    "run",
+    "--folder",
+    (
+        "config.yaml",
+        "environment.json",
+        "log.*",
+        "checkpoint.pt*",
+        "architecture.json",
+        "family.json",
+        "*.safetensors",
+        "result.json",
+        "report.html",
+    ),
+    begun=_holds_a_run,
+    legacy=_said_by_the_log,
+    again="Go on with it: archloom resume {path}; or name another folder",
+)
+"""What `archloom search` leaves."""
+
+
+def identity_of(resolved: Resolved) -> Identity:
+    """What a search is, with the hashes of its files, its plugin files and its splits."""
+    settings = resolved.config.identity()
+    contents = contents_of(settings) | plugin_contents(resolved.host.files)
+    return Identity(settings, contents | {"task": task_hash(resolved.task)})
+
+
+def fresh_path(config: SearchConfig) -> Path:
+    """A name in runs/ by date, space, and who searches."""
     who = (config.method or config.strategy or config.space).type
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.space.type}-{who}"
-    folder, number = Path("runs") / stem, 2
-    while folder.exists():
-        folder, number = Path("runs") / f"{stem}-{number}", number + 1
-    return folder
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.space.type}-{who}"
