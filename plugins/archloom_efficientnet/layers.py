@@ -1,7 +1,8 @@
 """The operations inside a block, and the one place that says how each is computed.
 
 Every function names the PyTorch expression that it equals. Three of them keep less for the backward pass
-than that expression does; `plain=True` asks for the expression itself, which exporters can follow.
+than that expression does; `plain=True` asks for the expression itself. Whoever looks sees the expression:
+while a graph is made, under transforms, and where a module has a hook, the expression is what runs.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from archloom import kernels, ops
 
@@ -23,8 +26,37 @@ SLICE_BYTES = 4 * 2**20
 
 
 def may_fuse(x: Tensor) -> bool:
-    """Whether the forms that save memory may be used here: not while a graph is traced for elsewhere."""
-    return not (is_tracing() or x.is_meta)
+    """Whether forms that save memory or time may be used: not while a graph is made or modes or hooks look on."""
+    return not (
+        is_tracing()
+        or type(x) is not Tensor
+        or x.is_meta
+        or x.dim() != 4
+        or _has_any_global_hook()
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def unwatched(*modules: nn.Module) -> bool:
+    """Whether the modules' work may be done without calling them: no hook, and no forward put in their place."""
+    for module in modules:
+        if (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+            or "forward" in module.__dict__
+        ):
+            return False
+    return True
+
+
+def is_ordinary(bn: nn.Module) -> bool:
+    """Whether `bn` is a BatchNorm with scale and shift that nobody watches: what it gives is a tensor of its own."""
+    return type(bn) is nn.BatchNorm2d and bn.weight is not None and bn.bias is not None and unwatched(bn)
 
 
 def slices(x: Tensor, bytes_per_image: int) -> Iterator[slice]:
@@ -36,20 +68,16 @@ def slices(x: Tensor, bytes_per_image: int) -> Iterator[slice]:
     return (slice(i * size, min((i + 1) * size, n)) for i in range(parts))
 
 
-def swish(x: Tensor) -> Tensor:
-    """`F.silu(x)`; in place where nothing can ask for a gradient. x must be the caller's own."""
-    return F.silu(x, inplace=not (torch.is_grad_enabled() or is_tracing()))
-
-
 def bn_swish(x: Tensor, bn: nn.Module, margin: Pair = (0, 0), *, plain: bool = False) -> Tensor:
     """`F.pad(F.silu(bn(x)), (0, margin[1], 0, margin[0]))`, (N, C, H, W) -> (N, C, H + margin, W + margin).
 
     In training it keeps x alone for the backward pass, where the expression keeps x and bn(x): by the compiled
     kernel where there is one, else and where there is a margin to write by PyTorch's operations in slices.
     """
-    if plain or not (torch.is_grad_enabled() and may_fuse(x) and _in_training(bn, x.dtype)):
-        return pad_behind(swish(bn(x)), margin)
-    assert isinstance(bn, nn.BatchNorm2d)  # _in_training saw to it
+    fuses = may_fuse(x) and is_ordinary(bn)
+    if not fuses or plain or not (torch.is_grad_enabled() and _in_training(bn, x.dtype)):
+        return pad_behind(F.silu(bn(x), inplace=fuses and not torch.is_grad_enabled()), margin)
+    assert isinstance(bn, nn.BatchNorm2d)  # is_ordinary saw to it
     if x.numel() < 2 * x.shape[1]:
         raise ValueError(f"BatchNorm in training needs more than one value per channel, got {tuple(x.shape)}")
     if margin == (0, 0) and x.device.type in kernels.status().devices:
@@ -73,13 +101,10 @@ def pooled(x: Tensor) -> Tensor:
 
 
 def scale_gate(x: Tensor, logits: Tensor, *, plain: bool = False) -> Tensor:
-    """`x * torch.sigmoid(logits)`, logits (N, C, 1, 1); in place where nothing can ask for a gradient.
-
-    plain: the expression itself.
-    """
-    if plain or not may_fuse(x):
+    """`x * torch.sigmoid(logits)`, logits (N, C, 1, 1); plain: the expression itself."""
+    if plain or not (torch.is_grad_enabled() and may_fuse(x)):
         return x * torch.sigmoid(logits)
-    return ops.scale_gate(x, logits) if torch.is_grad_enabled() else x.mul_(torch.sigmoid(logits))
+    return ops.scale_gate(x, logits)
 
 
 def drop_connect_add(x: Tensor, skip: Tensor, rate: float, training: bool) -> Tensor:
@@ -89,9 +114,9 @@ def drop_connect_add(x: Tensor, skip: Tensor, rate: float, training: bool) -> Te
     Draws from PyTorch's global generator, as dropout does.
     """
     if not training or rate == 0.0:
-        return x + skip if torch.is_grad_enabled() or is_tracing() else x.add_(skip)
+        return x + skip
     keep = 1.0 - rate
-    mask = x.new_empty((len(x), 1, 1, 1)).bernoulli_(keep).div_(keep or 1.0)
+    mask = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep).div_(keep if keep > 0.0 else 1.0)
     return torch.addcmul(skip, x, mask)
 
 
@@ -104,27 +129,27 @@ def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def may_fold(conv: nn.Module, bn: nn.Module) -> bool:
-    """Whether `folded` says what the two modules do: ordinary ones, in eval mode, with nobody listening."""
+    """Whether `folded` says what the two modules do: ordinary ones, in eval mode, with nobody watching."""
     return (
-        type(bn) is nn.BatchNorm2d
+        is_ordinary(bn)
+        and unwatched(conv)
         and not bn.training
         and bn.running_mean is not None
-        and bn.affine
+        and bn.running_var is not None
         and conv.bias is None
-        and not (conv._forward_hooks or conv._forward_pre_hooks or bn._forward_hooks or bn._forward_pre_hooks)
+        and conv.weight.dtype == bn.weight.dtype == bn.running_var.dtype
     )
 
 
 def _in_training(bn: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether `bn` is an ordinary BatchNorm, not hooked, that takes the batch's statistics in `dtype`."""
+    """Whether an ordinary BatchNorm takes the batch's statistics in `dtype` and keeps them."""
     return (
-        type(bn) is nn.BatchNorm2d
-        and bn.training
-        and bn.affine
+        bn.training
         and bn.weight.dtype == dtype
         and bn.track_running_stats
+        and bn.running_mean is not None
+        and bn.running_var is not None
         and bn.momentum is not None
-        and not (bn._forward_hooks or bn._forward_pre_hooks)
     )
 
 
@@ -163,14 +188,20 @@ class _BatchNormSwish(torch.autograd.Function):
         for part in slices(x, y[0].nbytes):
             torch.addcmul(_b, x[part], _a, out=inner[part])
             F.silu(inner[part], inplace=True)
-        ctx.save_for_backward(x, gamma, mean, invstd, a, b)
+        ctx.save_for_backward(x, gamma, beta, mean, invstd, a, b)
+        ctx.eps = eps
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, gamma, mean, invstd, a, b = ctx.saved_tensors
+        x, gamma, beta, mean, invstd, a, b = ctx.saved_tensors
         grad = grad[..., : x.shape[2], : x.shape[3]]
+        if (
+            torch.is_grad_enabled()
+            or is_legacy_batchedtensor(grad)
+            or torch._C._are_functorch_transforms_active()
+        ):  # asked for again, or of many gradients at once: by operations that PyTorch can follow
+            return *_bn_swish_backward(x, gamma, beta, ctx.eps, grad), None, None, None, None, None
         dz = torch.empty_like(x)
         _a, _b = _per_channel(a), _per_channel(b)
         for part in slices(x, x[0].nbytes):
@@ -191,6 +222,22 @@ class _BatchNormSwish(torch.autograd.Function):
         for part in slices(x, x[0].nbytes):
             dx[part].mul_(_a).addcmul_(x[part], _p).add_(_q)
         return dx, dgamma, dbeta, None, None, None, None, None
+
+
+def _bn_swish_backward(
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `F.silu(F.batch_norm(x, ...))` for x, gamma and beta, which have gradients themselves."""
+    over = (0, 2, 3)
+    centred = x - x.mean(over, keepdim=True)
+    invstd = torch.rsqrt(centred.square().mean(over, keepdim=True) + eps)
+    xhat = centred * invstd
+    z = xhat * _per_channel(gamma) + _per_channel(beta)
+    s = torch.sigmoid(z)
+    dz = grad * (s * (1 + z * (1 - s)))
+    along = dz * xhat
+    dx = dz - dz.mean(over, keepdim=True) - xhat * along.mean(over, keepdim=True)
+    return dx * (invstd * _per_channel(gamma)), along.sum(over), dz.sum(over)
 
 
 def _per_channel(values: Tensor) -> Tensor:

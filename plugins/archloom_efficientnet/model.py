@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from archloom.errors import ConfigError
+from archloom.graphs import typed
 
 from . import layers, weights
 from .config import BlockArgs, NetworkConfig, Padding, from_block_strings, named
@@ -37,27 +38,45 @@ class ConvNorm(nn.Module):
         self.bn = nn.BatchNorm2d(conv.out_channels, eps=config.batch_norm_epsilon, momentum=momentum)
         self.act, self.plain = act, False
 
-    def forward(self, x: Tensor, before: Pair | None = None, margin: Pair = (0, 0)) -> Tensor:
+    @typed
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            y = self.bn(self.conv(x))
+            return F.silu(y) if self.act else y
+        return self.run(x)
+
+    def run(self, x: Tensor, before: Pair | None = None, margin: Pair = (0, 0)) -> Tensor:
+        """The forward, where x may bring its own margin and a margin is written behind the result."""
         if self.foldable(x):
             return pad_behind(self.infer(x, *layers.folded(self.conv, self.bn), before), margin)
-        y = self.conv(x, before)
+        conv = self.conv
+        y = conv(x) if before is None else conv.convolve(x, conv.weight, conv.bias, before)
         if self.act:
             return layers.bn_swish(y, self.bn, margin, plain=self.plain)
         return pad_behind(self.bn(y), margin)
 
+    def takes_margin(self) -> bool:
+        """Whether x may bring its margin: nobody sees it between here and the convolution."""
+        return type(self) is ConvNorm and type(self.conv) is SameConv2d and layers.unwatched(self, self.conv)
+
+    def gives_its_own(self) -> bool:
+        """Whether what it gives is a new tensor that nobody else can hold."""
+        return type(self) is ConvNorm and layers.unwatched(self) and (self.act or layers.is_ordinary(self.bn))
+
     def foldable(self, x: Tensor) -> bool:
         """Whether BatchNorm can go into the convolution on the fly: the same sum, one pass less."""
         return (
-            x.device.type == "cpu"
-            and not (self.plain or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
+            not (self.plain or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
             and layers.may_fuse(x)
+            and x.device.type == "cpu"
+            and type(self.conv) is SameConv2d
             and layers.may_fold(self.conv, self.bn)
         )
 
     def infer(self, x: Tensor, weight: Tensor, bias: Tensor, before: Pair | None = None) -> Tensor:
         """The forward with folded weights."""
         y = self.conv.convolve(x, weight, bias, before)
-        return layers.swish(y) if self.act else y
+        return F.silu(y, inplace=True) if self.act else y
 
 
 class SqueezeExcite(nn.Module):
@@ -69,9 +88,18 @@ class SqueezeExcite(nn.Module):
         self.expand = nn.Conv2d(squeezed, channels, 1)
         self.plain = False
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.expand(F.silu(self.reduce(layers.pooled(x))))
-        return layers.scale_gate(x, logits, plain=self.plain)
+        if torch.jit.is_scripting():
+            return x * torch.sigmoid(self.expand(F.silu(self.reduce(x.mean((2, 3), keepdim=True)))))
+        return layers.scale_gate(x, self._logits(x), plain=self.plain)
+
+    def gate_(self, x: Tensor) -> Tensor:
+        """The forward written into x, which must be the caller's alone."""
+        return x.mul_(torch.sigmoid(self._logits(x)))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.expand(F.silu(self.reduce(layers.pooled(x))))
 
 
 class MBConv(nn.Module):
@@ -95,22 +123,61 @@ class MBConv(nn.Module):
         self.project = ConvNorm(SameConv2d(width, args.output_filters, 1), config, act=False)
         self.residual = args.id_skip and args.stride == (1, 1) and args.input_filters == args.output_filters
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
-        convs = [conv for conv in (self.expand, self.depthwise, self.project) if conv is not None]
-        if all(conv.foldable(x) for conv in convs):
-            return self._infer(x)
-        before = None
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out a branch, not half a condition
+            if layers.may_fuse(x):
+                return self._run(x)
         y = x
         if self.expand is not None:
-            before, margin = self.depthwise.conv.amounts((x.shape[2], x.shape[3]))
-            y = self.expand(x, margin=margin)
-        y = self.depthwise(y, before)
+            y = self.expand(y)
+        y = self.depthwise(y)
         if self.se is not None:
             y = self.se(y)
         y = self.project(y)
+        if self.residual:
+            y = layers.drop_connect_add(y, x, self.drop_connect_rate, self.training)
+        return y
+
+    def _run(self, x: Tensor) -> Tensor:
+        """The forward, in place and in one where nobody watches: whatever has a hook is called."""
+        if self._infers_at_once(x):
+            return self._infer(x)
+        own = not torch.is_grad_enabled()
+        before, margin = None, (0, 0)
+        y = x
+        if self.expand is not None:
+            if (
+                type(self.expand) is ConvNorm
+                and layers.unwatched(self.expand)
+                and self.depthwise.takes_margin()
+            ):
+                before, margin = self.depthwise.conv.amounts((x.shape[2], x.shape[3]))
+                y = self.expand.run(x, margin=margin)
+            else:
+                y = self.expand(x)
+        y = self.depthwise(y) if before is None else self.depthwise.run(y, before)
+        if self.se is not None:
+            y = self.se.gate_(y) if own and self._gates_its_own() else self.se(y)
+        y = self.project(y)
         if not self.residual:
             return y
+        if own and not self.training and self.project.gives_its_own():
+            return y.add_(x)
         return layers.drop_connect_add(y, x, self.drop_connect_rate, self.training)
+
+    def _gates_its_own(self) -> bool:
+        """Whether nobody else holds what the squeeze-and-excitation is given."""
+        return type(self.se) is SqueezeExcite and layers.unwatched(self.se) and self.depthwise.gives_its_own()
+
+    def _infers_at_once(self, x: Tensor) -> bool:
+        """Whether the block is run in slices of the batch, without calling its parts."""
+        parts = [part for part in (self.expand, self.depthwise, self.project) if part is not None]
+        if not all(type(part) is ConvNorm and layers.unwatched(part) and part.foldable(x) for part in parts):
+            return False
+        if self.se is None:
+            return True
+        return type(self.se) is SqueezeExcite and layers.unwatched(self.se, self.se.reduce, self.se.expand)
 
     def _infer(self, x: Tensor) -> Tensor:
         """The forward without gradients: BatchNorm folded, the batch in slices that the cache holds."""
@@ -124,10 +191,11 @@ class MBConv(nn.Module):
                 y = self.expand.infer(y, *expand)
             y = self.depthwise.infer(y, *depthwise)
             if self.se is not None:
-                y = self.se(y)
+                y = self.se.gate_(y)
             y = self.project.infer(y, *project)
             if self.residual:
-                y = layers.drop_connect_add(y, skip, self.drop_connect_rate, self.training)
+                rate = self.drop_connect_rate
+                y = layers.drop_connect_add(y, skip, rate, True) if self.training else y.add_(skip)
             outputs.append(y)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -160,10 +228,15 @@ class Features(nn.Module):
         for stage in self.stages:
             yield from stage  # type: ignore[misc]
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        for block in self.blocks():
-            x = self._run(block, x)
+        for stage in self.stages:
+            for block in stage:
+                if torch.jit.is_scripting():  # noqa: SIM108 - TorchScript leaves out a branch, not half an expression
+                    x = block(x)
+                else:
+                    x = self._run(block, x)
         return self.head(x)
 
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
@@ -182,7 +255,7 @@ class Features(nn.Module):
         return {f"reduction_{level}": tensor for level, tensor in enumerate(found, start=1)}
 
     def _run(self, block: MBConv, x: Tensor) -> Tensor:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
+        if self.gradient_checkpointing and torch.is_grad_enabled() and not isinstance(x, torch.fx.Proxy):
             return checkpoint(
                 block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(block))
             )
@@ -276,19 +349,20 @@ class EfficientNet(nn.Module):
         """The map of every reduction level, `reduction_1` (half the image) to `reduction_6` (the head)."""
         return self.features.endpoints(x)
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         x = self.pooling(self.features(x)).flatten(1)
         return self.classifier(self.dropout(x))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A fresh classifier for `num_classes`."""
+        """A fresh classifier for `num_classes`, in the network's mode, on its device and in its type."""
         self.config = self.config.override(num_classes=num_classes, include_top=True)
         parameter = next(self.parameters())
         self.classifier = nn.Linear(self.features.out_channels, num_classes)
         initialize(self.classifier)
-        self.classifier.to(parameter.device, parameter.dtype)
+        self.classifier.to(parameter.device, parameter.dtype).train(self.training)
         if isinstance(self.dropout, nn.Identity):
-            self.dropout = nn.Dropout(self.config.dropout_rate)
+            self.dropout = nn.Dropout(self.config.dropout_rate).train(self.training)
 
     def set_swish(self, memory_efficient: bool = True) -> None:
         """False: plain `F.silu` and BatchNorm modules throughout, for exporters and second derivatives."""

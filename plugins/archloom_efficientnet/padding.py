@@ -9,12 +9,14 @@ behind, which a layer before may have written already (`margin`).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archloom.errors import ConfigError
+from archloom.graphs import typed
 from archloom.model import output_shape
 
 from .config import Padding
@@ -28,6 +30,34 @@ def same_padding(size: int, kernel: int, stride: int) -> Pair:
     return total // 2, total - total // 2
 
 
+@torch.fx.wrap
+def pad_same(x: Tensor, kernel: list[int], stride: list[int], value: float) -> Tensor:
+    """x (..., H, W) with SAME padding of `value` around, for TorchScript and torch.fx: the sizes stay open.
+
+    Where sizes are values rather than numbers this is one node of a graph, without a branch.
+    """
+    height, width = x.shape[-2], x.shape[-1]
+    rows = max((-(-height // stride[0]) - 1) * stride[0] + kernel[0] - height, 0)
+    columns = max((-(-width // stride[1]) - 1) * stride[1] + kernel[1] - width, 0)
+    top, left = rows // 2, columns // 2
+    return F.pad(x, [left, columns - left, top, rows - top], value=value)
+
+
+@torch.fx.wrap
+def of_size(x: Tensor, height: int, width: int) -> Tensor:
+    """x (..., height, width) itself; another size is an error, also inside a graph."""
+    if x.shape[-2] != height or x.shape[-1] != width:
+        raise ValueError(
+            f"padding is frozen for an input of {height} x {width}, and {x.shape[-2]} x {x.shape[-1]} came; "
+            "freeze it for the other size, or make it dynamic again"
+        )
+    return x
+
+
+_pad_same_in_trace: Any = torch.jit.script_if_tracing(pad_same)
+_of_size_in_trace: Any = torch.jit.script_if_tracing(of_size)
+
+
 class _Same:
     """What convolution and pooling share: `before` on both sides, and `margin` more rows and columns behind.
 
@@ -35,30 +65,45 @@ class _Same:
     constants. Another size is refused rather than padded wrongly.
     """
 
-    kernel: Pair
-    step: Pair
-    rule: Padding
-    static_size: Pair | None = None
-    asked: dict[_Same, Pair] | None = None
+    def _set(self, kernel: Pair, step: Pair, rule: Padding) -> None:
+        self.kernel, self.step, self.rule = kernel, step, rule
+        self.static_size: Pair | None = None
+        self.asked: dict[_Same, Pair] | None = None
 
     def amounts(self, size: Pair) -> tuple[Pair, Pair]:
         """(before, margin), each (height, width), for an input of `size` (height, width)."""
         if self.asked is not None:
             self.asked[self] = size
-        if self.static_size is not None:
-            # while a graph is traced sizes are tensors, and the comparison would become part of it
-            if not is_tracing() and size != self.static_size:
-                raise ConfigError(
-                    f"padding is frozen for an input of {self.static_size[0]} x {self.static_size[1]}, and "
-                    f"{size[0]} x {size[1]} came; freeze it for the other size, or make it dynamic again"
-                )
-            size = self.static_size
+        if self.static_size is not None and size != self.static_size:
+            raise ConfigError(
+                f"padding is frozen for an input of {self.static_size[0]} x {self.static_size[1]}, and "
+                f"{size[0]} x {size[1]} came; freeze it for the other size, or make it dynamic again"
+            )
         if self.rule == "symmetric":
             return ((self.kernel[0] - 1) // 2, (self.kernel[1] - 1) // 2), (0, 0)
         (top, bottom), (left, right) = (
             same_padding(i, k, s) for i, k, s in zip(size, self.kernel, self.step, strict=True)
         )
         return (top, left), (bottom - top, right - left)
+
+    def padded(self, x: Tensor, value: float = 0.0) -> tuple[Tensor, Pair]:
+        """(x, before): x with its margin behind, and what is to be padded on both sides of it.
+
+        Where a graph is made, sizes are not numbers: it pads all around then, by a rule that holds for every
+        size, or refuses every size but the frozen one.
+        """
+        tracing = torch._C._get_tracing_state() is not None
+        if self.static_size is not None and (tracing or isinstance(x, torch.fx.Proxy)):
+            x = (_of_size_in_trace if tracing else of_size)(x, *self.static_size)
+            before, margin = self.amounts(self.static_size)
+        elif self.rule == "symmetric":
+            return x, ((self.kernel[0] - 1) // 2, (self.kernel[1] - 1) // 2)
+        elif tracing or isinstance(x, torch.fx.Proxy):
+            pad = _pad_same_in_trace if tracing else pad_same
+            return pad(x, list(self.kernel), list(self.step), value), (0, 0)
+        else:
+            before, margin = self.amounts(_size(x))
+        return pad_behind(x, margin, value), before
 
 
 def is_tracing() -> bool:
@@ -85,21 +130,28 @@ class SameConv2d(nn.Conv2d, _Same):
         rule: Padding = "same",
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)
-        self.kernel: Pair = self.kernel_size  # type: ignore[assignment]
-        self.step: Pair = self.stride  # type: ignore[assignment]
-        self.rule = rule
+        self._set(_pair(kernel_size), _pair(stride), rule)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, before: Pair | None = None) -> Tensor:
         """The convolution with other weights. With `before` given, x already ends in its margin of zeros."""
         if self.kernel == (1, 1) == self.step:
             return F.conv2d(x, weight, bias, groups=self.groups)
         if before is None:
-            before, margin = self.amounts(_size(x))
-            x = pad_behind(x, margin)
-        return F.conv2d(x, weight, bias, self.stride, before, groups=self.groups)
+            x, before = self.padded(x)
+        return F.conv2d(x, weight, bias, self.step, before, groups=self.groups)
 
-    def forward(self, x: Tensor, before: Pair | None = None) -> Tensor:
-        return self.convolve(x, self.weight, self.bias, before)
+    @typed
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            if self.static_size is not None:
+                x = of_size(x, self.static_size[0], self.static_size[1])
+            before = [0, 0]
+            if self.rule == "symmetric":
+                before = [(self.kernel[0] - 1) // 2, (self.kernel[1] - 1) // 2]
+            else:
+                x = pad_same(x, self.kernel, self.step, 0.0)
+            return F.conv2d(x, self.weight, self.bias, self.step, before, groups=self.groups)
+        return self.convolve(x, self.weight, self.bias)
 
 
 class SameMaxPool2d(nn.Module, _Same):
@@ -107,13 +159,16 @@ class SameMaxPool2d(nn.Module, _Same):
 
     def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None) -> None:
         super().__init__()
-        self.kernel = _pair(kernel_size)
-        self.step = self.kernel if stride is None else _pair(stride)
-        self.rule = "same"
+        self._set(_pair(kernel_size), _pair(kernel_size if stride is None else stride), "same")
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
-        before, margin = self.amounts(_size(x))
-        return F.max_pool2d(pad_behind(x, margin, -math.inf), self.kernel, self.step, before)
+        if torch.jit.is_scripting():
+            if self.static_size is not None:
+                x = of_size(x, self.static_size[0], self.static_size[1])
+            return F.max_pool2d(pad_same(x, self.kernel, self.step, -math.inf), self.kernel, self.step)
+        x, before = self.padded(x, -math.inf)
+        return F.max_pool2d(x, self.kernel, self.step, before)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel}, stride={self.step}"
