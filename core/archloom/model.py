@@ -185,9 +185,25 @@ def shapes(value: Any) -> str:
 
 def topk_accuracy(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1,)) -> dict[str, float]:
     """{"top1": %, ...}: how many labels (N,) are among the k largest of their logits (N, classes)."""
-    ranked = logits.topk(max(topk), dim=1).indices
-    hits = ranked == labels[:, None]  # (N, max k)
-    return {f"top{k}": 100 * float(hits[:, :k].any(1).float().mean()) for k in topk}
+    place = places(logits, labels)
+    return {f"top{k}": 100 * float((place < k).float().mean()) for k in topk}
+
+
+def places(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,): at which place each label (N,) stands among its logits (N, classes), 0 the first, as `ranked` orders them.
+
+    The number of classes where a logit is NaN: such an image has no order.
+    """
+    own = logits.gather(1, labels[:, None])
+    earlier = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    before = ((logits > own) | ((logits == own) & earlier)).sum(1)
+    return torch.where(logits.isnan().any(1), logits.shape[1], before)
+
+
+def ranked(logits: Tensor) -> Tensor:
+    """(N, classes): the classes from the most to the least probable; of equal logits the first class stands first, as
+    for `argmax`."""
+    return logits.sort(dim=1, descending=True, stable=True).indices
 
 
 def assemble(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import sklearn.metrics
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from archloom.errors import ConfigError, TaskError
+from archloom.errors import ConfigError, SearchError, TaskError
 from archloom.exporting.checking import logits_of
 from archloom.judging.evaluation import _judged, confusion_csv, evaluate, reliability
 from archloom.judging.page import page
+from archloom.judging.prediction import predict
+from archloom.model import topk_accuracy
 from archloom.task import batches
 from archloom.training import evaluate as plain
 
@@ -78,6 +83,113 @@ def test_the_calibration_error_is_the_sum_done_by_hand():
     assert sum(images for *_, images in reliability(found)) == 5
     by_bins = sum(images * abs(sure - right) for sure, right, images in reliability(found)) / 5
     assert found.ece == pytest.approx(100 * by_bins, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("sure", "right", "wanted"),
+    [
+        # all in the last bin, of which 39 of 40 are right: it is 2.5 % too sure, not 7.5 with a bin for 1.0 alone
+        ([1.0] * 20 + [1.0] * 20, 39, 2.5),
+        ([1.0] * 10, 10, 0.0),
+        ([1.0] * 10, 0, 100.0),
+        # the last bin, 14/15 to 1, holds both: 0.975 sure on average, three of four right
+        ([1.0, 0.95, 1.0, 0.95], 3, 22.5),
+        # confidences at the borders of bins, each alone in its own
+        ([0.4, 0.6, 0.8, 1.0], 4, 100 * (0.6 + 0.4 + 0.2 + 0.0) / 4),
+    ],
+)
+def test_the_calibration_error_is_that_of_its_own_diagram_where_confidence_is_whole(sure, right, wanted):
+    probabilities = torch.tensor([[1 - c, c] if c >= 0.5 else [c, 1 - c] for c in sure])
+    if 0.4 in sure:  # the largest of three
+        probabilities = torch.tensor([[c, (1 - c) / 2, (1 - c) / 2] for c in sure])
+    predicted = probabilities.argmax(1)
+    labels = torch.where(torch.arange(len(sure)) < right, predicted, 1 - predicted)
+    names = tuple("abc"[: probabilities.shape[1]])
+    found = _judged(names, probabilities.log(), labels, [1], ())
+    assert found.ece == pytest.approx(wanted, abs=1e-4)
+    by_bins = sum(n * abs(c - share) for c, share, n in reliability(found)) / len(sure)
+    assert found.ece == pytest.approx(100 * by_bins, abs=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 6), st.integers(1, 40))
+def test_accuracy_confusion_and_calibration_are_of_the_same_predictions_whatever_the_ties(seed, classes, n):
+    generator = torch.Generator().manual_seed(seed)
+    logits = (
+        torch.randint(-3, 3, (n, classes), generator=generator).float() * 20
+    )  # ties, and confidences of 1
+    labels = torch.randint(classes, (n,), generator=generator)
+    ks = list(range(1, classes + 1))
+    found = _judged(tuple(map(str, range(classes))), logits, labels, ks, ())
+    assert found.topk[1] == pytest.approx(100 * found.confusion.trace().item() / n, abs=1e-4)
+    assert found.topk[1] == pytest.approx(100 * float(found.correct.float().mean()), abs=1e-4)
+    assert found.topk[classes] == 100
+    assert [found.topk[k] for k in ks] == sorted(found.topk.values())
+    assert found.topk[1] == pytest.approx(topk_accuracy(logits, labels)["top1"], abs=1e-4)
+    by_bins = sum(count * abs(c - share) for c, share, count in reliability(found)) / n
+    assert found.ece == pytest.approx(100 * by_bins, abs=1e-9)
+
+
+class Told(torch.nn.Module):
+    """A network of which what it says is changed on the way out."""
+
+    def __init__(self, model, change):
+        super().__init__()
+        self.model, self.change = model, change
+
+    def forward(self, x):
+        return self.change(self.model(x))
+
+
+def test_tied_logits_have_one_accuracy_everywhere(trained, digits, pictures):
+    tied = replace(trained, model=Told(trained.model, lambda logits: (logits / 4).round()))
+    found = evaluate(tied, topk=[1, 2, 5])
+    ((images, _),) = batches(digits.dataset("test"), 1000)
+    assert (logits_of(tied.model, images).sort(1).values.diff()[:, -1] == 0).any()  # ties for the first place
+    wanted = plain(tied.model, batches(digits.dataset("test"), 512), 10)
+    assert found.topk[1] == pytest.approx(wanted["accuracy"], abs=1e-4)
+    assert found.topk[5] == pytest.approx(wanted["top5"], abs=1e-4)
+    assert found.topk[1] == pytest.approx(100 * found.confusion.trace().item() / found.images, abs=1e-4)
+    files = sorted(pictures.glob("*/*.png"))
+    said = [answer.classes[0][0] == answer.path.parent.name for answer in predict(tied, files)]
+    assert evaluate(tied, images=pictures).topk[1] == pytest.approx(100 * sum(said) / len(said), abs=1e-4)
+
+
+def _spoilt(value):
+    def change(logits):
+        logits = logits.clone()
+        logits[::7, 3] = value
+        return logits
+
+    return change
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("tta", ["none", "flip"])
+def test_logits_that_are_no_numbers_are_refused_and_counted(trained, pictures, value, tta):
+    broken = replace(trained, model=Told(trained.model, _spoilt(value)))
+    with pytest.raises(SearchError, match=r"for 5 of 30 images.*lower lr"):
+        evaluate(broken, images=pictures, tta=tta)
+    with pytest.raises(SearchError, match="images"):
+        evaluate(broken, tta=tta)
+
+
+def test_a_prediction_without_numbers_is_named_and_the_others_stand(trained, pictures):
+    broken = replace(trained, model=Told(trained.model, _spoilt(float("nan"))))
+    files = sorted(pictures.glob("*/*.png"))[:9]
+    found = list(predict(broken, files))
+    assert [f.error is not None for f in found] == [n % 7 == 0 for n in range(9)]
+    assert "a logit is NaN or infinite" in found[0].error
+    assert found[1] == list(predict(trained, files))[1]
+    with pytest.raises(SearchError, match="NaN"):
+        list(predict(broken, files, stop=True))
+
+
+def test_a_class_that_is_ruled_out_is_no_missing_number(trained):
+    out = replace(trained, model=Told(trained.model, _spoilt(float("-inf"))))
+    found = evaluate(out)
+    assert found.images == 359
+    assert found.topk[1] > 30  # chance is 10
 
 
 def test_a_class_that_never_occurs_has_zeros_and_does_not_count_in_the_mean():

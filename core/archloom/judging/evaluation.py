@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import ConfigError, TaskError
+from ..errors import ConfigError, SearchError, TaskError
+from ..model import places
 from ..task import SPLITS, Split, batches
 from ..trained import Trained
 from ..training import precision_context
 from .images import labelled_files
-from .prediction import opener
+from .prediction import is_answer, opener
 
 Augmentation = Literal["none", "flip", "crops"]
 AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "flip", "crops")
@@ -96,7 +98,8 @@ def evaluate(
 
     topk: default, 1, and 5 where there are more than five classes. tta: "flip" averages the probabilities of each
     image and its mirror image; "crops" those of the four corners and the middle. skip: leave out and name images of
-    the folder that cannot be read, which otherwise are a TaskError.
+    the folder that cannot be read, which otherwise are a TaskError. Of equal logits the first class counts, in all
+    figures alike; NaN is a SearchError.
     """
     wanted = _ks(topk, len(trained.classes))
     check_words(split, tta)
@@ -170,16 +173,28 @@ def _run(
     views: Callable[[Tensor], Iterator[Tensor]],
     precision: str,
 ) -> tuple[Tensor, Tensor]:
-    """(N, classes) logarithms of the probabilities, meant over the views, and (N,) labels."""
-    logs, labels = [], []
+    """(N, classes) logits, of several views the logarithms of their mean probabilities, and (N,) labels.
+
+    A SearchError where there is an image of which the network gives no number.
+    """
+    found, labels = [], []
     model = trained.model.eval()
     with torch.inference_mode(), precision_context(trained.device, precision):
         for images, targets in stream:
-            each = torch.stack([F.log_softmax(model(view).float(), 1) for view in views(images)])
+            each = torch.stack([model(view).float() for view in views(images)])
             # the mean of the probabilities, without leaving the logarithms, where small ones are not lost
-            logs.append((each.logsumexp(0) - torch.tensor(float(len(each))).log()).cpu())
+            mean = F.log_softmax(each, 2).logsumexp(0) - torch.tensor(float(len(each))).log()
+            answered = is_answer(each).all(0)[:, None]
+            mean = torch.where(answered, each[0] if len(each) == 1 else mean, math.nan)
+            found.append(mean.cpu())
             labels.append(targets.cpu())
-    return torch.cat(logs), torch.cat(labels)
+    logits = torch.cat(found)
+    if missing := int(logits.isnan().any(1).sum()):
+        raise SearchError(
+            f"the network gives NaN or an infinite logit for {missing} of {len(logits)} images, so no accuracy can be "
+            "said of it. Its training may have diverged: train it with a lower lr, or judge it in float32"
+        )
+    return logits, torch.cat(labels)
 
 
 def _from_folder(
@@ -210,11 +225,10 @@ def _from_folder(
 
 
 def _judged(
-    classes: tuple[str, ...], logs: Tensor, labels: Tensor, ks: Sequence[int], unreadable: tuple[str, ...]
+    classes: tuple[str, ...], logits: Tensor, labels: Tensor, ks: Sequence[int], unreadable: tuple[str, ...]
 ) -> Evaluation:
-    """logs: (N, C) logarithms of probabilities; labels: (N,)."""
+    """logits: (N, C), or logarithms of probabilities, which are their own logits; labels: (N,)."""
     from torchmetrics.functional.classification import (  # takes two seconds: not before it is needed
-        multiclass_calibration_error,
         multiclass_confusion_matrix,
         multiclass_f1_score,
         multiclass_precision,
@@ -222,10 +236,9 @@ def _judged(
     )
 
     count = len(classes)
-    probabilities = logs.exp()
-    confidences, predicted = probabilities.max(1)
-    ranked = logs.topk(max(ks), dim=1).indices
-    hits = ranked == labels[:, None]  # (N, max k)
+    logs = F.log_softmax(logits, 1)
+    predicted, place = logits.argmax(1), places(logits, labels)
+    confidences, correct = logs.gather(1, predicted[:, None])[:, 0].exp(), predicted == labels
     each = {
         "precision": multiclass_precision(predicted, labels, count, average="none"),
         "recall": multiclass_recall(predicted, labels, count, average="none"),
@@ -238,14 +251,14 @@ def _judged(
     return Evaluation(
         classes=classes,
         images=len(labels),
-        topk={k: 100 * float(hits[:, :k].any(1).float().mean()) for k in ks},
+        topk={k: 100 * float((place < k).float().mean()) for k in ks},
         loss=float(F.nll_loss(logs, labels)),
-        ece=100 * float(multiclass_calibration_error(probabilities, labels, count, n_bins=BINS, norm="l1")),
+        ece=100 * _distance(_binned(confidences, correct)),
         macro={name: 100 * float(values[occurs].double().mean()) for name, values in each.items()},
         per_class=figures,
         confusion=multiclass_confusion_matrix(predicted, labels, count),
         confidences=confidences,
-        correct=predicted == labels,
+        correct=correct,
         unreadable=unreadable,
     )
 
@@ -277,11 +290,22 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def reliability(evaluation: Evaluation) -> list[tuple[float, float, int]]:
     """(mean confidence, share that is right, images) of each of the BINS bins that holds an image."""
-    bins = (evaluation.confidences * BINS).long().clamp(max=BINS - 1)
+    return _binned(evaluation.confidences, evaluation.correct)
+
+
+def _binned(confidences: Tensor, correct: Tensor) -> list[tuple[float, float, int]]:
+    """Bin b holds confidences from b / BINS to below (b + 1) / BINS, the last one those of exactly 1 too."""
+    bins = (confidences * BINS).long().clamp(max=BINS - 1)
     found = []
     for number in range(BINS):
         inside = bins == number
         if bool(inside.any()):
-            mean = float(evaluation.confidences[inside].mean())
-            found.append((mean, float(evaluation.correct[inside].float().mean()), int(inside.sum())))
+            mean = float(confidences[inside].double().mean())
+            found.append((mean, float(correct[inside].double().mean()), int(inside.sum())))
     return found
+
+
+def _distance(bins: Sequence[tuple[float, float, int]]) -> float:
+    """The mean over the images of |confidence - share that is right| of an image's bin."""
+    images = sum(count for *_, count in bins)
+    return sum(count * abs(sure - right) for sure, right, count in bins) / images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, TaskError
+from ..errors import ConfigError, SearchError, TaskError
+from ..model import ranked
 from ..trained import Trained
 from .images import image_input, read_image
 
@@ -37,8 +39,9 @@ def predict(
 ) -> Iterator[Prediction]:
     """The `topk` most probable classes of each image file, in the files' order.
 
-    An image that cannot be read has an error instead, unless `stop` asks for a TaskError. Raises ConfigError where the
-    source has no task, which says how a file becomes an input.
+    An image that cannot be read, or of which the network gives NaN, has an error instead, unless `stop` asks for a
+    TaskError or SearchError. Of equally probable classes the first stands first. Raises ConfigError where the source
+    has no task, which says how a file becomes an input.
     """
     if topk < 1:
         raise ConfigError(f"topk must be at least 1, not {topk}")
@@ -57,10 +60,15 @@ def predict(
                 errors[number] = str(error)
         said: dict[int, tuple[tuple[str, float], ...]] = {}
         if read:
-            found = probabilities(trained, torch.stack(list(read.values()))).topk(count)
-            for number, values, labels in zip(read, found.values, found.indices, strict=True):
+            logits = logits_of(trained, torch.stack(list(read.values())))
+            shares = logits.softmax(1)
+            for row, number in enumerate(read):
+                if not is_answer(logits[row]):
+                    errors[number] = _no_answer(part[number], stop)
+                    continue
+                labels = ranked(logits[row : row + 1])[0, :count]
                 names = (trained.classes[label] for label in labels.tolist())
-                said[number] = tuple(zip(names, values.tolist(), strict=True))
+                said[number] = tuple(zip(names, shares[row, labels].tolist(), strict=True))
         for number, path in enumerate(part):
             yield Prediction(path, said.get(number, ()), errors.get(number))
 
@@ -82,7 +90,21 @@ def opener(trained: Trained, resolution: int | None = None) -> Callable[[str | P
     return open_image
 
 
-def probabilities(trained: Trained, images: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, classes)."""
+def logits_of(trained: Trained, images: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, classes), on the CPU."""
     with torch.inference_mode():
-        return trained.model.eval()(images.to(trained.device)).float().softmax(1).cpu()
+        return trained.model.eval()(images.to(trained.device)).float().cpu()
+
+
+def is_answer(logits: Tensor) -> Tensor:
+    """Whether logits (..., classes) are probabilities when they are normalized: no NaN, none infinitely large."""
+    return ~(logits.isnan() | (logits == math.inf)).any(-1) & (logits > -math.inf).any(-1)
+
+
+def _no_answer(path: Path, stop: bool) -> str:
+    told = (
+        f"the network gives no number for {path}: a logit is NaN or infinite; its training may have diverged"
+    )
+    if stop:
+        raise SearchError(told)
+    return told

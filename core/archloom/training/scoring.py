@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..model import evaluating
+from ..model import evaluating, places
 from .precision import precision_context
 
 
@@ -25,9 +25,9 @@ class Tally:
         self.loss += loss * len(labels)
         self._hits[0].add_((logits.argmax(1) == labels).sum())
         if self._ks:
-            among = logits.topk(max(self._ks), dim=1).indices == labels[:, None]  # (N, max k)
+            place = places(logits, labels)
             for hit, k in zip(self._hits[1:], self._ks, strict=True):
-                hit.add_(among[:, :k].sum())
+                hit.add_((place < k).sum())
         self._images += len(labels)
 
     def metrics(self, seconds: float) -> dict[str, float]:
@@ -83,14 +83,9 @@ def evaluate(
     forward: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
     """`accuracy` (top-1, %), `top5` and more (%, see `topk_of`) and `loss` (cross entropy, nats)."""
-    from torchmetrics.classification import MulticlassAccuracy  # takes two seconds: not before it is needed
-
     device = next(model.parameters()).device
     names = {"accuracy" if k == 1 else f"top{k}": k for k in topk_of(model, num_classes)}
-    counters = {
-        name: MulticlassAccuracy(num_classes, top_k=k, average="micro").to(device)
-        for name, k in names.items()
-    }
+    hits = {name: torch.zeros((), dtype=torch.long, device=device) for name in names}
     total, images = 0.0, 0
     with evaluating(model), torch.inference_mode():
         for x, y in stream:
@@ -98,7 +93,8 @@ def evaluate(
                 logits = (forward or model)(x).float()
             total += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
             images += len(y)
-            for counter in counters.values():
-                counter.update(logits, y)
-    result = {name: 100 * float(counter.compute()) for name, counter in counters.items()}
+            place = places(logits, y)
+            for name, k in names.items():
+                hits[name] += (place < k).sum()
+    result = {name: 100 * float(hit / images) for name, hit in hits.items()}
     return result | {"loss": total / images}
