@@ -22,7 +22,7 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "strategy estimator objective training",
     "hypervolume",
     "report",
-    "engine measuring fitting verdict",
+    "engine measuring fitting verdict groups",
     "hookspecs plugins config resolve environment workers zoo assembly family progress testing __init__",
     "source",
     "teacher",

@@ -26,6 +26,7 @@ app = typer.Typer(
 for command in (
     searching.search,
     searching.resume,
+    searching.verdict,
     models.retrain,
     judging.evaluate,
     judging.predict,

@@ -153,6 +153,10 @@ class Verdict(_Strict):
     cost: str = "macs"
 
 
+LATER = ("constraints", "pick", "recipe", "verdict")
+"""Sections that say how trials are judged, and what follows from them: a run that goes on may change them."""
+
+
 class SearchConfig(_Strict):
     """Everything a search is made of."""
 
@@ -185,7 +189,7 @@ class SearchConfig(_Strict):
     plugins: list[str] = []
 
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must agree in: everything that its trials depend on."""
+        """Everything that trials and verdict depend on. A resumed run must agree in it, but for what is `LATER`."""
         whole = self.model_dump(mode="json")
         names = (
             "seed",

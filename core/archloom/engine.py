@@ -21,7 +21,7 @@ from .randomness import derive_seed
 from .run import EventLog
 from .space import SearchSpace, check, size
 from .strategy import Proposal, Strategy
-from .trial import Trial
+from .trial import Trial, since_anew
 
 Event = dict[str, Any]
 
@@ -113,6 +113,11 @@ class Search:
         if not self._proposed:
             raise SearchError("the strategy proposed nothing at all; there is no result")
         return reason
+
+    @property
+    def nothing_feasible(self) -> bool:
+        """Whether constraints left no trial to choose from."""
+        return bool(self._nearest) and not any(t.status == "ok" for t in self.trials.values())
 
     @property
     def active(self) -> float:
@@ -321,12 +326,13 @@ class Search:
 
     def _replay(self) -> None:
         """Bring a fresh strategy to where the log ends, checking each proposal against it."""
+        events = list(since_anew(self.log.events))
         results = {
             event["number"]: Trial.from_json({k: v for k, v in event.items() if k not in ("event", "active")})
-            for event in self.log.events
+            for event in events
             if event["event"] == "result"
         }
-        for event in list(self.log.events):
+        for event in events:
             if event["event"] == "propose":
                 self._replay_propose(event, results)
             elif event["event"] == "observe":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from .architecture import Architecture
+
+Event = TypeVar("Event", bound=Mapping[str, Any])
 
 Status = Literal["ok", "infeasible", "failed"]
 
@@ -62,3 +64,9 @@ class Trial:
     def from_json(cls, data: Mapping[str, Any]) -> Trial:
         """The inverse of `to_json`."""
         return cls(**{**data, "architecture": Architecture.from_json(data["architecture"])})
+
+
+def since_anew(events: Sequence[Event]) -> Sequence[Event]:
+    """A log's events since its search last began anew, under other constraints; all of them where it never did."""
+    begun = [number for number, event in enumerate(events) if event["event"] == "anew"]
+    return events[begun[-1] + 1 :] if begun else events

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from torch import nn
 
 from .architecture import Architecture
 from .cost import count
+from .groups import SAME_COST, Failure, Group, groups, judge, sentences
 from .latency import measure
 from .model import assemble
 from .randomness import derive_seed, python_rng
@@ -21,9 +21,21 @@ from .space import SearchSpace, input_shape, sample, violations
 from .task import Task, batches
 from .training import Epoch, Recipe, evaluate, train
 
+logger = logging.getLogger("archloom")
+
+__all__ = [
+    "SAME_COST",
+    "Contestant",
+    "Failure",
+    "Group",
+    "draw_contestants",
+    "groups",
+    "judge",
+    "sentences",
+    "train_and_test",
+]
+
 Role = Literal["found", "random, same cost", "random, any cost"]
-SAME_COST = 0.10
-"""How far the cost of a random network "of the same cost" may lie from the found one's, as a fraction."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,8 @@ def draw_contestants(
     """The found architecture, `number` random ones of about its cost, and `number` of any cost.
 
     Those of about its cost are the first within `SAME_COST` of it; where `draws` draws give too few, the
-    nearest ones. All differ from the found one and from each other.
+    nearest ones. All differ from the found one and from each other. One whose cost cannot be had, since it cannot be
+    built, is never of about the same cost.
     """
     rng = python_rng(seed, "verdict")
     target, seen = cost(found), {found}
@@ -62,8 +75,13 @@ def draw_contestants(
         seen.add(candidate)
         if len(anywhere) < number:
             anywhere.append(candidate)
-        else:
-            near.append((abs(cost(candidate) - target) / max(target, 1e-12), candidate))
+            continue
+        try:
+            price = cost(candidate)
+        except Exception as error:  # a stranger's space may raise anything, and any network may be drawn
+            logger.warning("no cost of %s: %s: %s", candidate, type(error).__name__, error)
+            continue
+        near.append((abs(price - target) / max(target, 1e-12), candidate))
     within = [candidate for gap, candidate in near if gap <= SAME_COST]
     nearest = [candidate for _, candidate in sorted(near, key=lambda pair: pair[0])]
     same = within[:number] if len(within) >= number else nearest[:number]
@@ -124,71 +142,3 @@ def train_and_test(
         "latency.measured.low": timing.low,
         "latency.measured.high": timing.high,
     }
-
-
-@dataclass(frozen=True)
-class Group:
-    """The networks of one role: mean and spread of test accuracy over networks and seeds, mean costs.
-
-    `latency` is the median, since one disturbed timing would rule the mean. `spread` is the standard
-    deviation over all trainings of the role; None with a single one.
-    """
-
-    role: str
-    networks: int
-    trainings: int
-    accuracy: float
-    spread: float | None
-    macs: float
-    params: float
-    latency: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return dict(self.__dict__)
-
-
-def groups(results: Sequence[Mapping[str, Any]]) -> list[Group]:
-    """The `final` events of a run, by role."""
-    found = []
-    for role in dict.fromkeys(result["role"] for result in results):
-        mine = [result for result in results if result["role"] == role]
-        metrics = [result["metrics"] for result in mine]
-        accuracies = [one["test.accuracy"] for one in metrics]
-        found.append(
-            Group(
-                role=role,
-                networks=len({result["index"] for result in mine}),
-                trainings=len(mine),
-                accuracy=statistics.fmean(accuracies),
-                spread=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-                macs=statistics.fmean(one["macs"] for one in metrics),
-                params=statistics.fmean(one["params"] for one in metrics),
-                latency=statistics.median(one["latency.measured"] for one in metrics),
-            )
-        )
-    return found
-
-
-def judge(found: Group, random: Group) -> str:
-    """One sentence: does the found network beat these random ones, in accuracy, in cost, or not at all?
-
-    Accuracies are told apart where they differ by more than two standard errors of the difference
-    (Welch's, over trainings); costs where they differ by more than a tenth.
-    """
-    error = math.sqrt(
-        (found.spread or 0.0) ** 2 / found.trainings + (random.spread or 0.0) ** 2 / random.trainings
-    )
-    gap, ratio = found.accuracy - random.accuracy, found.macs / max(random.macs, 1e-12)
-    told = (
-        f"{gap:+.2f} points of test accuracy (standard error {error:.2f}) at {100 * ratio:.0f} % of the MACs"
-    )
-    better, worse = gap > 2 * error and gap > 0, gap < -2 * error and gap < 0
-    cheaper, dearer = ratio < 1 - SAME_COST, ratio > 1 + SAME_COST
-    if (better and not dearer) or (cheaper and not worse):
-        word = "beats"
-    elif better or cheaper:
-        word = "trades against"
-    else:
-        word = "does not beat"
-    return f"the found network {word} {random.role}: {told}"

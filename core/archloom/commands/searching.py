@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ..console import (
     Debug,
@@ -72,6 +73,28 @@ def resume(
         _print_result(run_resume(folder, overrides=tuple(overrides), host=host, notify=notify))
 
 
+def verdict(
+    folder: Annotated[Path, typer.Argument(help="The folder of a search that has ended.")],
+    sets: Sets = None,
+    plugin: PluginFiles = None,
+    device: DeviceOption = None,
+    debug: Debug = False,
+) -> None:
+    """Make the verdict of an ended search anew, with other settings (--set recipe.lr=0.01, --set verdict.seeds=5).
+
+    What was trained with the same settings is kept; what failed is tried again.
+    """
+    from ..config import override
+    from ..session import verdict as run_verdict
+    from ..session.opening import read_stored
+
+    overrides = _overrides(sets, device, None, plugin)
+    host = make_host(override(read_stored(folder), overrides).get("plugins", []))
+    with progress() as notify:
+        result = run_verdict(folder, overrides=tuple(overrides), host=host, notify=notify)
+    _print_result(result)
+
+
 def _overrides(
     sets: list[str] | None, device: str | None, precision: str | None, plugins: list[Path] | None
 ) -> list[str]:
@@ -112,7 +135,7 @@ def _print_result(result: Any) -> None:
         for name, value in trial.metrics.items():
             table.add_row(name, number(value))
         out.print(table)
-    if result.groups:
+    if result.groups or result.failures:
         table = Table(
             "",
             "networks",
@@ -136,13 +159,17 @@ def _print_result(result: Any) -> None:
                 f"{group.params:,.0f}",
                 f"{group.latency:.2f}",
             )
+        for failure in result.failures:
+            table.add_row(f"{failure.role} {failure.index}, seed {failure.seed}", "-", "failed", "-", "-")
         out.print(table)
+        for failure in result.failures:
+            out.print(Text(f"{failure.role} {failure.index}, seed {failure.seed} failed: {failure.error}"))
     if result.family:
         table = Table("", "input", "params", "MACs", "file", title="the family that follows from it")
         for member in result.family:
             shape = "x".join(map(str, member.shape))
             table.add_row(member.name, shape, number(member.params), number(member.macs), member.file)
         out.print(table)
-    for sentence in result.verdict:
-        out.print(sentence[0].upper() + sentence[1:] + ".")
+    for sentence in (*result.verdict, *result.problems):
+        out.print(Text(sentence[0].upper() + sentence[1:] + "."))
     out.print(f"run folder: {result.folder}   report: {result.folder / 'report.html'}")

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..architecture import Architecture
 from .markup import (
     BLUE,
     GREEN,
@@ -32,13 +33,14 @@ _LEGEND = (
     "Every network was trained from scratch by the same recipe and read the test split once, with the "
     "weights best by validation. Large mark: mean over seeds, its upright bar one standard deviation each "
     "way (none with a single seed); small dots: single seeds; lying bar: the 10th to the 90th percentile "
-    "of latency. Two groups are told apart where they differ by more than two standard errors of the "
-    "difference; costs where they differ by more than a tenth."
+    "of latency. Two groups are told apart where the 95 % interval of their difference (Welch's, Student's t over "
+    "networks, not over trainings) leaves out zero; without two trainings of each the standard error is unknown, and "
+    "they are not distinguishable. Costs are told apart where they differ by more than a tenth."
 )
 
 
 def verdict_section(story: Story) -> str:
-    if not story.networks:
+    if not story.networks and not story.failures:
         seeds = (story.config.get("verdict") or {}).get("seeds")
         why = "verdict.seeds is 0" if seeds == 0 else "it comes after the search, once one network is found"
         return section("Verdict", f"<p>No network was trained from scratch: {why}.</p>")
@@ -48,6 +50,8 @@ def verdict_section(story: Story) -> str:
             '<p class="unfinished"><b>The network trained as "found" is not the found architecture '
             "below;</b> it comes from an earlier end of this search.</p>"
         )
+    if not story.networks:
+        return section("Verdict: trained from scratch", _network_table(story))
     parts.append('<div class="plots">')
     parts.append(_race(story.networks, "macs", "MACs"))
     parts.append(
@@ -167,6 +171,11 @@ def _network_table(story: Story) -> str:
                 bar(n.architecture, story.colours),
             ]
         )
+    for failure in story.failures:
+        network = Architecture.from_json(failure["architecture"])
+        name = f"{escaped(failure['role'])} {failure['index']}, seed {failure['seed']}"
+        reason = f'<span class="error">{escaped(failure["error"])}</span>'
+        rows.append([name, "failed", "-", reason, "-", "-", "-", bar(network, story.colours)])
     head = [
         "network",
         "mean test top-1 %",

@@ -35,7 +35,7 @@ def status(story: Story) -> str:
         return ""
     if story.end is not None and not any(trial.status == "ok" for trial in story.trials):
         return '<p class="unfinished"><b>This search ended without a result.</b></p>'
-    fits, networks = story.of("fit"), story.of("final")
+    fits, networks = story.of("fit"), story.finals
     if story.end is not None and story.found is not None and (networks or story.config["verdict"]["seeds"]):
         stage = (
             f"the search has ended; {counted(len(networks), 'training')} from scratch of the verdict are done"
@@ -102,18 +102,29 @@ def _goal(story: Story, objective: Objective) -> str:
 
 
 def sentences(story: Story) -> str:
-    """The verdict as result.json has it; a loss looks like a win."""
-    if not story.finished or story.result is None or not story.result["verdict"]:
+    """The verdict as result.json has it, and what failed after the search; a loss looks like a win."""
+    if not story.finished or story.result is None:
         return ""
     items = []
-    for sentence in story.result["verdict"]:
+    for sentence in [*story.result["verdict"], *story.result.get("problems", [])]:
         told = escaped(sentence[:1].upper() + sentence[1:])
-        for word in ("does not beat", "trades against", "beats"):
+        for word in _WORDS:
             if f" {word} " in told:
                 told = told.replace(f" {word} ", f" <b>{word}</b> ", 1)
                 break
         items.append(f"<li>{told}.</li>")
-    return f'<ul class="verdict">{"".join(items)}</ul>'
+    return f'<ul class="verdict">{"".join(items)}</ul>' if items else ""
+
+
+_WORDS = (
+    "does not beat",
+    "beats",
+    "is as accurate as",
+    "is more accurate but more expensive than",
+    "is less accurate but cheaper than",
+    "is not distinguishable",
+    "could not be trained",
+)
 
 
 def found_section(story: Story) -> str:

@@ -16,7 +16,7 @@ import yaml
 from ..architecture import Architecture
 from ..errors import RunError
 from ..objective import Objective, front
-from ..trial import Trial
+from ..trial import Trial, since_anew
 from .markup import OPTIONS
 
 
@@ -88,7 +88,8 @@ class Story:
     def trials(self) -> list[Trial]:
         results = {
             event["number"]: {key: value for key, value in event.items() if key not in ("event", "active")}
-            for event in self.of("result")
+            for event in since_anew(self.events)
+            if event["event"] == "result"
         }
         return [Trial.from_json(results[number]) for number in sorted(results)]
 
@@ -98,9 +99,20 @@ class Story:
 
     @property
     def finals(self) -> list[Mapping[str, Any]]:
-        """The trainings at the end; the last of each role, place and seed, since a run that is resumed with a
-        larger budget may have found another network."""
-        return list({(e["role"], e["index"], e["seed"]): e for e in self.of("final")}.values())
+        """The trainings of the last verdict; of each role, place and seed the last, since a run that is resumed with
+        a larger budget may have found another network."""
+        return list({(e["role"], e["index"], e["seed"]): e for e in self._of_verdict("final")}.values())
+
+    @property
+    def failures(self) -> list[Mapping[str, Any]]:
+        """The trainings of the last verdict that ended with an error and not with a figure later."""
+        reached = {final["name"] for final in self.finals}
+        failed = {e["name"]: e for e in self._of_verdict("final failed") if e["name"] not in reached}
+        return list(failed.values())
+
+    def _of_verdict(self, kind: str) -> list[Mapping[str, Any]]:
+        events, verdicts = self.of(kind), self.of("verdict")
+        return [e for e in events if e["name"] in verdicts[-1]["names"]] if verdicts else events
 
     @cached_property
     def networks(self) -> list[Network]:
@@ -139,12 +151,14 @@ class Story:
         """Whether result.json is there and speaks of all that the log holds."""
         if self.result is None or self.end is None or self.result["trials"] != len(self.trials):
             return False
-        return sum(group["trainings"] for group in self.result["groups"]) == len(self.finals)
+        trained = sum(group["trainings"] for group in self.result["groups"])
+        return bool(self.result.get("finished", True)) and trained == len(self.finals)
 
     @cached_property
     def colours(self) -> dict[str, str]:
         """A colour for each option that occurs anywhere in the run."""
         seen = [t.architecture for t in self.trials] + [n.architecture for n in self.networks]
+        seen += [Architecture.from_json(failure["architecture"]) for failure in self.failures]
         options = {str(option) for architecture in seen for option in architecture.values()}
         ordered = sorted(
             options, key=lambda text: [(p.isdigit(), p.zfill(9)) for p in re.split(r"(\d+)", text)]

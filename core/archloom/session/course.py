@@ -13,7 +13,7 @@ from torch import nn
 
 from ..config import SearchConfig, override, parse_config
 from ..environment import describe
-from ..errors import ArchloomError, RunError
+from ..errors import ArchloomError, ConfigError, RunError, SearchError
 from ..fitting import Fit
 from ..folder import Folder, Identity
 from ..plugins import Host
@@ -22,7 +22,9 @@ from ..ranks import Ranks, join, leave
 from ..resolve import Resolved, resolve
 from ..run import Run, recorded, write_atomically, write_json
 from ..strategy import Strategy, WeightSharing
-from ..trial import Trial
+from ..trial import Trial, since_anew
+from .changing import check_constraints_kept, logged_trials
+from .feasibility import check_constraints
 from .finals import Finals, check_verdict
 from .finishing import finish
 from .making import (
@@ -84,6 +86,26 @@ def search_or_resume(config: SearchConfig, folder: Path, *, host: Host) -> Resul
     return _Session(resolved, claim, join(resolved.device), lambda event: None).run()
 
 
+def verdict(
+    folder: str | Path,
+    *,
+    overrides: tuple[str, ...] = (),
+    host: Host | None = None,
+    notify: Notify = lambda event: None,
+) -> Result:
+    """Make the verdict of an ended search anew, perhaps with other settings (`recipe.lr=0.01`, `verdict.seeds=5`).
+
+    Nothing is searched. Trainings of the same settings are kept, those that failed are tried again. A RunError where
+    the search has not ended.
+    """
+    folder = Path(folder)
+    config = parse_config(override(read_stored(folder), overrides), str(folder / "config.yaml"))
+    host = host or Host(config.plugins)
+    resolved = resolve(config, host)
+    claim = partial(Folder.go_on, folder, SEARCH)
+    return _Session(resolved, claim, join(resolved.device), notify).run(search=False)
+
+
 class _Session:
     """One process's part in one search."""
 
@@ -122,26 +144,30 @@ class _Session:
         value = self.run_folder.recorded(name, measure) if self.run_folder else None
         return self.ranks.broadcast_object(value)
 
-    def run(self) -> Result:
+    def run(self, *, search: bool = True) -> Result:
         try:
             with cpu_threads(self.config.threads):
-                return self._run_here()
+                return self._run_here(search)
         finally:
             if self.run_folder is not None:
                 self.run_folder.close()
 
-    def _run_here(self) -> Result:
+    def _run_here(self, search: bool) -> Result:
+        if self.run_folder is None and not search:
+            return Result(self.folder, None, (), (), "this is not the first rank; the result is the first's")
         if self.run_folder is None:
             self._fit(make_method(self.resolved, self.ranks, self.recorded))
             self.ranks = leave()
             return Result(self.folder, None, (), (), "this is not the first rank; the result is the first's")
         with log_file(self.folder / "log.txt"):
-            return self._run(self.run_folder)
+            return self._run(self.run_folder) if search else self._judge_again(self.run_folder)
 
     def _run(self, run: Run) -> Result:
         self._start(run)
         method = make_method(self.resolved, self.ranks, self.recorded)
         strategy = self._make_strategy(method)  # before fit: what is wrong is said before days are spent
+        if method is not None:
+            self._check_constraints(run)
         epochs = self._fit(method)
         self.ranks = leave()  # the others end here: what follows is the first rank's alone
         if epochs is None:
@@ -154,18 +180,45 @@ class _Session:
         self.notify({"event": "finished", "folder": str(self.folder)})
         return result
 
+    def _judge_again(self, run: Run) -> Result:
+        """The verdict alone, of the trials that the log has."""
+        events = since_anew(run.log.events)
+        last = [event for event in events if event["event"] in ("start", "end")]
+        if not last or last[-1]["event"] != "end":
+            raise RunError(
+                f"the search in {self.folder} has not ended; go on with: archloom resume {self.folder}"
+            )
+        check_constraints_kept(self.resolved, run, searched=True)
+        self._describe()
+        self.notify({"event": "start", "folder": str(self.folder)})
+        finals = Finals(self.resolved, run, self._teacher, self.recorded, self.notify, again=True)
+        result = finish(self.resolved, self.folder, None, logged_trials(events), last[-1]["reason"], finals)
+        self.notify({"event": "finished", "folder": str(self.folder)})
+        return result
+
+    def _check_constraints(self, run: Run) -> None:
+        """Before a supernet is trained: can the constraints be kept at all?"""
+        if self.run_folder is None or any(e["event"] == "propose" for e in since_anew(run.log.events)):
+            return
+        try:
+            check_constraints(self.resolved, make_context(self.resolved, partial(recorded, self.folder)))
+        except ConfigError as error:
+            raise ConfigError(f"{error}{self._loosen()}") from None
+
+    def _loosen(self) -> str:
+        return f": archloom resume {self.folder} --set 'constraints=[...]' goes on with what was trained"
+
     def _start(self, run: Run) -> None:
-        environment = describe(self.resolved.host, self.config)
         first = next(run.log.of("start"), None)
         if first is not None:
+            check_constraints_kept(self.resolved, run)
+            versions = describe(self.resolved.host, self.config)["versions"]
             for name, then in first["versions"].items():
-                if (now := environment["versions"].get(name)) != then:
+                if (now := versions.get(name)) != then:
                     logger.warning("%s was %s when the run began and is %s now", name, then, now)
             if first["device"] != self.config.device:
                 logger.warning("the run began on %s and goes on on %s", first["device"], self.config.device)
-        dumped = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
-        write_atomically(self.folder / "config.yaml", dumped.encode())
-        write_json(self.folder / "environment.json", environment)
+        environment = self._describe()
         event = {
             "event": "start",
             "identity": self.config.identity(),
@@ -175,6 +228,14 @@ class _Session:
         }
         run.log.append(event)
         self.notify(event)
+
+    def _describe(self) -> dict[str, Any]:
+        """Write configuration and environment as they are now."""
+        environment = describe(self.resolved.host, self.config)
+        dumped = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
+        write_atomically(self.folder / "config.yaml", dumped.encode())
+        write_json(self.folder / "environment.json", environment)
+        return environment
 
     def _make_strategy(self, method: WeightSharing | None) -> Strategy:
         # the first rank alone makes it, so nothing is broadcast
@@ -204,5 +265,10 @@ class _Session:
         context = make_context(self.resolved, self.recorded, supernet=supernet, folder=self.folder)
         with executor_of(self.resolved, context, self.folder) as executor:
             loop = make_loop(self.resolved, strategy, executor, run, self.notify, epochs=epochs)
-            reason = loop.run()
+            try:
+                reason = loop.run()
+            except SearchError as error:
+                if method is None or not loop.nothing_feasible:
+                    raise
+                raise SearchError(f"{error}{self._loosen()}") from error
         return [loop.trials[number] for number in sorted(loop.trials)], reason

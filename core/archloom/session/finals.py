@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -20,8 +23,13 @@ from ..run import Run, load_checkpoint, write_atomically
 from ..strategy import Recorded
 from ..teacher import load_teacher
 from ..training import Epoch, check_trainable
-from ..verdict import Contestant, Group, draw_contestants, groups, train_and_test
+from ..verdict import Contestant, Failure, Group, draw_contestants, groups, train_and_test
 from .making import Notify, make_context
+
+logger = logging.getLogger("archloom")
+
+FAILED = "final failed"
+"""The event of a training that ended with an error."""
 
 
 def check_verdict(r: Resolved) -> nn.Module | None:
@@ -36,28 +44,54 @@ def check_verdict(r: Resolved) -> nn.Module | None:
 
 @dataclass(frozen=True)
 class Finals:
-    """Trains the contestants of a run's verdict, with the recipe's `teacher`, and tells of it."""
+    """Trains the contestants of a run's verdict, with the recipe's `teacher`, and reports each.
+
+    again: train anew what failed before; else a failure stands.
+    """
 
     resolved: Resolved
     run: Run
     teacher: nn.Module | None
     recorded: Recorded
     notify: Notify
+    again: bool = False
 
-    def hold(self, found: Architecture) -> list[Group]:
-        """Train all contestants that this run has not trained yet; what those of each role reached.
+    def hold(self, found: Architecture) -> tuple[list[Group], list[Failure]]:
+        """Train all contestants that this run has not trained yet; what those of each role reached, and what failed.
 
-        The weights of the found one's first training are copied into the run's folder.
+        A contestant that cannot be built, measured or trained is a failure with its reason, and the others go on;
+        with `strict` its error ends the verdict. The weights of the found one's first training are copied into the
+        run's folder.
         """
         contestants, seeds = self._draw(found), range(self.resolved.config.verdict.seeds)
+        wanted = {self._name(one, number): (one, number) for one in contestants for number in seeds}
+        self._announce(list(wanted))
         done = {event["name"] for event in self.run.log.of("final")}
-        for contestant in contestants:
-            for number in seeds:
-                if _name(contestant, number) not in done:
-                    self._train(contestant, number)
-        self._copy_weights(contestants[0])
-        names = {_name(contestant, number) for contestant in contestants for number in seeds}
-        return groups([event for event in self.run.log.of("final") if event["name"] in names])
+        failed = set() if self.again else {event["name"] for event in self.run.log.of(FAILED)}
+        for name, (contestant, number) in wanted.items():
+            if name not in done and name not in failed:
+                self._train(name, contestant, number)
+        results = [event for event in self.run.log.of("final") if event["name"] in wanted]
+        reached = {event["name"] for event in results}
+        failures = {
+            event["name"]: Failure.from_json(event)
+            for event in self.run.log.of(FAILED)
+            if event["name"] in wanted and event["name"] not in reached
+        }
+        first = self._name(contestants[0], 0)
+        if first in reached:
+            self._copy_weights(first)
+        return groups(results), list(failures.values())
+
+    def none(self) -> None:
+        """Record that nothing is trained, whatever an earlier verdict of this run was."""
+        self._announce([])
+
+    def _announce(self, names: list[str]) -> None:
+        """Which trainings the verdict is made of; not said twice."""
+        said: list[list[str]] = [event["names"] for event in self.run.log.of("verdict")]
+        if names != (said[-1] if said else []):
+            self.run.log.append({"event": "verdict", "names": names})
 
     def _draw(self, found: Architecture) -> list[Contestant]:
         r, verdict = self.resolved, self.resolved.config.verdict
@@ -71,10 +105,30 @@ class Finals:
             seed=r.config.seed,
         )
 
-    def _train(self, contestant: Contestant, number: int) -> None:
+    def _train(self, name: str, contestant: Contestant, number: int) -> None:
+        told = {
+            "name": name,
+            "role": contestant.role,
+            "index": contestant.index,
+            "seed": number,
+            "architecture": contestant.architecture.to_json(),
+        }
+        event: dict[str, Any]
+        try:
+            event = {"event": "final", **told, "metrics": self._metrics(name, contestant, number)}
+        except RunError:
+            raise  # the folder's trouble, not the network's
+        except Exception as error:  # any network of a stranger's space may be drawn, and fail in any way
+            if self.resolved.config.strict:
+                raise
+            logger.warning("the training of %s failed\n%s", name, traceback.format_exc())
+            event = {"event": FAILED, **told, "error": f"{type(error).__name__}: {error}"}
+        self.run.log.append(event)
+        self.notify(event)
+
+    def _metrics(self, name: str, contestant: Contestant, number: int) -> dict[str, float]:
         r = self.resolved
-        name = _name(contestant, number)
-        metrics = train_and_test(
+        return train_and_test(
             contestant,
             r.space,
             r.task,
@@ -87,39 +141,31 @@ class Finals:
             teacher=self.teacher,
             on_epoch=lambda epoch: self._tell(name, epoch),
         )
-        event = {
-            "event": "final",
-            "name": name,
-            "role": contestant.role,
-            "index": contestant.index,
-            "seed": number,
-            "architecture": contestant.architecture.to_json(),
-            "metrics": metrics,
-        }
-        self.run.log.append(event)
-        self.notify(event)
 
     def _tell(self, name: str, epoch: Epoch) -> None:
         numbers = {"number": epoch.number, "of": epoch.of, "metrics": dict(epoch.metrics)}
         self.notify({"event": "epoch", "name": name, **numbers})
 
-    def _copy_weights(self, found: Contestant) -> None:
-        folder = self.run.folder / "final" / _name(found, 0)
+    def _copy_weights(self, name: str) -> None:
+        folder = self.run.folder / "final" / name
         for source, target in (("best.pt", "weights"), ("training.pt", "weights-last")):
             state = load_checkpoint(folder / source)
             if state is None:
                 raise RunError(f"{folder} has no {source}; delete the folder and resume, to train it again")
             write_weights(self.run.folder / f"{target}.safetensors", state["model"])
 
+    def _name(self, contestant: Contestant, number: int) -> str:
+        """The training's name and folder. It carries the architecture, since a run that is resumed with a larger
+        budget may find another one, and the recipe, where it is not the one that the run began with."""
+        role = contestant.role.replace(", ", "-").replace(" ", "-")
+        begun = next(self.run.log.of("start"))["identity"].get("recipe")
+        recipe = self.resolved.config.recipe.model_dump(mode="json")
+        other = "" if recipe == begun else f"-recipe-{_key(recipe)}"
+        return f"{role}-{contestant.index}-{_key(contestant.architecture.to_json())}{other}-seed{number}"
 
-def _name(contestant: Contestant, number: int) -> str:
-    """The training's name and folder. It carries the architecture, since a run that is resumed with a larger
-    budget may find another one."""
-    role = contestant.role.replace(", ", "-").replace(" ", "-")
-    key = hashlib.sha256(json.dumps(contestant.architecture.to_json(), sort_keys=True).encode()).hexdigest()[
-        :8
-    ]
-    return f"{role}-{contestant.index}-{key}-seed{number}"
+
+def _key(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:

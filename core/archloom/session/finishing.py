@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import json
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
-from ..family import family, write_family
+from ..errors import RunError
+from ..family import Member, family, write_family
 from ..objective import best, front
 from ..report import write_report
 from ..resolve import Resolved
@@ -14,10 +20,14 @@ from ..run import write_json
 from ..space import input_shape
 from ..strategy import WeightSharing
 from ..trial import Trial
-from ..verdict import judge
+from ..verdict import Failure, Group, sentences
 from ..zoo import architecture_document
 from .finals import Finals, write_weights
 from .result import Result, write_result
+
+logger = logging.getLogger("archloom")
+
+Made = TypeVar("Made")
 
 
 def finish(
@@ -28,35 +38,92 @@ def finish(
     reason: str,
     finals: Finals,
 ) -> Result:
-    """Pick from the trials, hold the verdict, and write into `folder` all that a finished run has."""
+    """Pick from the trials, and write into `folder` all that a finished run has.
+
+    What the search found is written first; what comes after it, inherited weights, family, verdict and report, is
+    added, and where it fails it is named in the result, which stands. With `strict` the error is raised.
+    """
     result = Result(folder, None, tuple(trials), tuple(front(trials)), reason)
     found = best(trials, r.picking)
     if found is not None:
-        result = _with_architecture(result, r, found, method)
-        if r.config.verdict.seeds:
-            told = finals.hold(found.architecture)
-            sentences = tuple(judge(told[0], other) for other in told[1:])
-            result = replace(result, groups=tuple(told), verdict=sentences)
+        result = replace(result, architecture=found.architecture)
+        _write_architecture(result, r, found)
+    write_result(result, found, r.objectives, r.config.reference, finished=False)
+    after = _After(r.config.strict)
+    if found is not None:
+        result = _extended(result, r, found, method, finals, after)
+    result = replace(result, problems=tuple(after.problems))
     write_result(result, found, r.objectives, r.config.reference)
-    write_report(folder)
+    after.attempt("the report", lambda: write_report(folder), None, folder_too=True)
+    if len(after.problems) > len(result.problems):
+        result = replace(result, problems=tuple(after.problems))
+        with suppress(RunError):  # a disk that has no room for the report has none for this either
+            write_result(result, found, r.objectives, r.config.reference)
     return result
 
 
-def _with_architecture(result: Result, r: Resolved, found: Trial, method: WeightSharing | None) -> Result:
-    """The result with the found architecture, whose files, and those of its family, are written."""
-    folder, config, classes = result.folder, r.config, tuple(r.task.classes)
+@dataclass
+class _After:
+    """Runs what comes after the search, and keeps the reasons of what failed."""
+
+    strict: bool
+    problems: list[str] = field(default_factory=list)
+
+    def attempt(
+        self, what: str, step: Callable[[], Made], otherwise: Made, *, folder_too: bool = False
+    ) -> Made:
+        """What `step` makes, or `otherwise` where it fails. A folder that cannot be written is an error of the run,
+        which a resume mends, unless `folder_too`."""
+        try:
+            return step()
+        except Exception as error:  # spaces, methods and recipes are strangers' and may raise anything
+            if self.strict or (isinstance(error, RunError) and not folder_too):
+                raise
+            logger.warning("%s failed\n%s", what, traceback.format_exc())
+            self.problems.append(f"{what} failed: {type(error).__name__}: {error}")
+            return otherwise
+
+
+def _write_architecture(result: Result, r: Resolved, found: Trial) -> None:
+    """Write architecture.json; weights of another architecture that was found here before are removed."""
+    folder, config = result.folder, r.config
     document = architecture_document(
         config.space.model_dump(),
         found.architecture,
         shape=input_shape(r.space, found.architecture, r.task),
-        classes=classes,
+        classes=tuple(r.task.classes),
         model=config.model.model_dump(),
         metrics=dict(found.metrics),
     )
-    write_json(folder / "architecture.json", document)
-    members = family(r.host, config.space, found.architecture, r.task, r.parts)
-    write_family(folder, members, config.model.model_dump(), classes)
-    if method is not None:
+    path = folder / "architecture.json"
+    with suppress(OSError, ValueError, AttributeError):  # none, or a damaged one, which is written anew
+        if json.loads(path.read_text(encoding="utf-8")).get("architecture") != document["architecture"]:
+            for name in ("weights", "weights-last", "inherited"):
+                (folder / f"{name}.safetensors").unlink(missing_ok=True)
+    write_json(path, document)
+
+
+def _extended(
+    result: Result, r: Resolved, found: Trial, method: WeightSharing | None, finals: Finals, after: _After
+) -> Result:
+    """The result with what follows from the found architecture: inherited weights, family and verdict."""
+    folder, model, classes = result.folder, r.config.model, tuple(r.task.classes)
+
+    def inherited(method: WeightSharing) -> None:
         child = method.supernet.extract(found.architecture)
         write_weights(folder / "inherited.safetensors", child.state_dict())
-    return replace(result, architecture=found.architecture, family=tuple(members))
+
+    def followed() -> list[Member]:
+        members = family(r.host, r.config.space, found.architecture, r.task, r.parts)
+        write_family(folder, members, model.model_dump(), classes)
+        return members
+
+    if method is not None:
+        after.attempt("copying the inherited weights", lambda: inherited(method), None)
+    result = replace(result, family=tuple(after.attempt("the family", followed, [])))
+    if not r.config.verdict.seeds:
+        finals.none()
+        return result
+    nothing: tuple[list[Group], list[Failure]] = ([], [])
+    told, failures = after.attempt("the verdict", lambda: finals.hold(found.architecture), nothing)
+    return replace(result, groups=tuple(told), failures=tuple(failures), verdict=sentences(told, failures))

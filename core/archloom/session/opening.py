@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import SearchConfig, parse_config, read_config
+from ..config import LATER, SearchConfig, parse_config, read_config
 from ..contents import contents_of, plugin_contents, task_hash
 from ..documents import read_yaml
 from ..errors import RunError
@@ -74,8 +74,8 @@ SEARCH = Kind(
 
 
 def identity_of(resolved: Resolved) -> Identity:
-    """What a search is, with the hashes of its files, its plugin files and its splits."""
-    settings = resolved.config.identity()
+    """What a search is, with the hashes of its files, its plugin files and its splits; what may change is left out."""
+    settings = {name: value for name, value in resolved.config.identity().items() if name not in LATER}
     contents = contents_of(settings) | plugin_contents(resolved.host.files)
     return Identity(settings, contents | {"task": task_hash(resolved.task)})
 

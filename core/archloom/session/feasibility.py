@@ -1,0 +1,110 @@
+"""Whether a constraint can be kept at all, asked of what counts before a supernet is trained for days."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+from ..architecture import Architecture
+from ..errors import ConfigError
+from ..estimator import STATIC, Context, Estimator
+from ..objective import Constraint, exact
+from ..randomness import python_rng
+from ..resolve import Resolved
+from ..space import SearchSpace, sample
+
+logger = logging.getLogger("archloom")
+
+SAMPLES, STARTS = 8, 3
+"""Networks that are tried first; from how many of them the extreme is looked for where none of them will do."""
+
+Value = Callable[[Architecture], float]
+
+
+def check_constraints(r: Resolved, context: Context) -> None:
+    """A ConfigError that names the extreme network's value where no network of the space keeps a constraint on what is
+    counted or looked up. Constraints on what is measured with weights are decided by the search alone."""
+    for constraint in r.constraints:
+        counting = [
+            estimator
+            for estimator in r.estimators
+            if estimator.expense == STATIC and constraint.metric in [m.name for m in estimator.metrics]
+        ]
+        if counting:
+            _check(r.space, constraint, _value(counting[0], constraint, context), r.config.seed)
+
+
+def _value(estimator: Estimator, constraint: Constraint, context: Context) -> Value:
+    """The metric of an architecture, turned so that lower is nearer to the constraint; infinite where it cannot be
+    had. Each is asked for once."""
+    sign = 1.0 if constraint.sign in ("<=", "<") else -1.0
+    known: dict[Architecture, float] = {}
+
+    def value(architecture: Architecture) -> float:
+        if architecture not in known:
+            try:
+                found = sign * float(estimator.estimate(architecture, context)[constraint.metric])
+            except Exception as error:  # what cannot be built or counted is no network to search for
+                logger.info("%s of %s: %s", constraint.metric, architecture, error)
+                found = math.inf
+            known[architecture] = math.inf if math.isnan(found) else found
+        return known[architecture]
+
+    return value
+
+
+def _check(space: SearchSpace, constraint: Constraint, value: Value, seed: int) -> None:
+    rng = python_rng(seed, "constraints")
+    sign = 1.0 if constraint.sign in ("<=", "<") else -1.0
+    holds = lambda architecture: (
+        math.isfinite(value(architecture)) and constraint.holds(sign * value(architecture))
+    )
+    starts = []
+    for _ in range(SAMPLES):
+        starts.append(sample(space, rng))
+        if holds(starts[-1]):
+            return
+    starts.sort(key=value)
+    ends = []
+    for start in starts[:STARTS]:
+        ends.append(_descended(space, start, value, holds))
+        if holds(ends[-1]):
+            return
+    nearest = min(ends, key=value)
+    if not math.isfinite(value(nearest)):
+        return  # nothing could be counted, which the search will say better
+    extreme = "lowest" if sign > 0 else "highest"
+    told = f"{constraint.metric} {exact(sign * value(nearest))}, of {nearest}"
+    if all(_nowhere_lower(space, start, nearest, value) for start in starts[-STARTS:]):
+        raise ConfigError(
+            f"no network of the space keeps the constraint '{constraint}': the {extreme} has {told}. Loosen it"
+        )
+    logger.warning("no network was found that keeps '%s'; the %s seen has %s", constraint, extreme, told)
+
+
+def _descended(
+    space: SearchSpace, start: Architecture, value: Value, holds: Callable[[Architecture], bool]
+) -> Architecture:
+    """From `start` by single decisions to where none of them is better, or to the first that will do."""
+    here = start
+    while True:
+        before = value(here)
+        for choice in space.choices:
+            here = min((here.replace(**{choice.name: option}) for option in choice.options), key=value)
+            if holds(here):
+                return here
+        if not value(here) < before:
+            return here
+
+
+def _nowhere_lower(space: SearchSpace, around: Architecture, lowest: Architecture, value: Value) -> bool:
+    """Whether the decisions of `lowest` are each the best ones in another network too.
+
+    Where that is so whatever the others are, as in sums and products over layers, no network lies below `lowest`.
+    """
+    for choice in space.choices:
+        options = {option: value(around.replace(**{choice.name: option})) for option in choice.options}
+        if options[lowest[choice.name]] > min(options.values()):
+            return False
+    return True
