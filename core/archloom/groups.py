@@ -127,7 +127,8 @@ def sentences(told: Sequence[Group], failures: Sequence[Failure]) -> tuple[str, 
                 f"there is no comparison with {role}: every training failed, the first with {failed[0].error}"
             )
         elif role != "found" and found is not None:
-            left_out = f"; {len(failed)} of its trainings failed and are left out" if failed else ""
+            verb = "is" if len(failed) == 1 else "are"
+            left_out = f"; {len(failed)} of its trainings failed and {verb} left out" if failed else ""
             said.append(judge(found, by_role[role]) + left_out)
     return tuple(said)
 

@@ -30,7 +30,9 @@ def check_constraints_kept(r: Resolved, run: Run, *, searched: bool = False) -> 
             f"the trials in {run.folder} were measured under other constraints: then {then!r}, now {now!r}. "
             + ("Change them by archloom resume" if searched and r.method else "Keep them, or start a new run")
         )
-    logger.warning("other constraints: the search begins anew, and its %d trials so far stay in the log", tried)
+    logger.warning(
+        "other constraints: the search begins anew, and its %d trials so far stay in the log", tried
+    )
     run.log.append({"event": "anew", "constraints": now})
 
 

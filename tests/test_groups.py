@@ -1,0 +1,118 @@
+"""What a verdict says, and what it may not say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from archloom.groups import Failure, Group, groups, judge, sentences
+from toys import digits
+
+
+def group(role: str = "random, same cost", **changes: Any) -> Group:
+    standard = {"networks": 3, "trainings": 9, "accuracy": 90.0, "spread": 0.5, "macs": 1e6, "params": 1e3}
+    return Group(**{"role": role, "latency": 1.0, **standard, **changes})
+
+
+def found(**changes: Any) -> Group:
+    return group("found", **{"networks": 1, "trainings": 3, **changes})
+
+
+def test_one_training_has_no_standard_error_and_beats_nobody():
+    said = judge(
+        found(trainings=1, spread=None, accuracy=10.03, macs=0.53e6),
+        group(networks=1, trainings=1, spread=None, accuracy=10.03),
+    )
+    assert "is not distinguishable in accuracy from random, same cost (a single network), and cheaper" in said
+    assert "+0.00 points of test accuracy (standard error unknown: one training of each)" in said
+    assert "at 53 % of the MACs" in said
+    assert "beats" not in said
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "why"),
+    [
+        ({"trainings": 1, "spread": None}, {}, "one training of the found network"),
+        ({}, {"networks": 1, "trainings": 1, "spread": None}, "one training of random, same cost"),
+        ({"spread": 0.0}, {}, "all trainings of the found network gave the same accuracy"),
+        ({}, {"spread": 0.0}, "all trainings of random, same cost gave the same accuracy"),
+        ({}, {"between": 0.0}, "all trainings of random, same cost gave the same accuracy"),
+    ],
+)
+def test_an_unknown_standard_error_is_said_with_its_reason_however_large_the_gap(mine, theirs, why):
+    said = judge(found(accuracy=99.0, **mine), group(**theirs))
+    assert f"(standard error unknown: {why})" in said
+    assert "not distinguishable" in said
+
+
+@pytest.mark.parametrize(
+    ("mine", "words"),
+    [
+        ({"accuracy": 95.0}, "beats random, same cost:"),
+        ({"accuracy": 95.0, "macs": 2e6}, "is more accurate but more expensive than random, same cost:"),
+        ({"accuracy": 85.0, "macs": 3e5}, "is less accurate but cheaper than random, same cost:"),
+        ({"accuracy": 85.0}, "does not beat random, same cost; it is less accurate:"),
+        ({"accuracy": 90.5}, "is not distinguishable in accuracy from random, same cost:"),
+        ({"accuracy": 89.5, "macs": 3e5}, "from random, same cost, and cheaper:"),
+        ({"accuracy": 90.5, "macs": 3e6}, "from random, same cost, and more expensive:"),
+        (
+            {"accuracy": 89.98, "spread": 0.05, "macs": 3e5},
+            "is as accurate as random, same cost at 30 % of the MACs:",
+        ),
+        ({"accuracy": 89.98, "spread": 0.05}, "does not beat random, same cost; it is as accurate:"),
+    ],
+)
+def test_each_sentence_says_no_more_than_the_trainings_show(mine, words):
+    theirs = group(spread=0.05 if mine.get("spread") else 0.5)
+    assert words in judge(found(**mine), theirs)
+
+
+def test_networks_are_counted_and_not_their_trainings():
+    """Three random networks of 88, 90 and 92 %, each trained three times with hardly any spread."""
+    trainings = [
+        {
+            "role": role,
+            "index": index,
+            "metrics": {"test.accuracy": mean + noise, "macs": 1e6, "params": 1e3, "latency.measured": 1.0},
+        }
+        for role, means in (("found", [92.5]), ("random, any cost", [88.0, 90.0, 92.0]))
+        for index, mean in enumerate(means)
+        for noise in (-0.1, 0.0, 0.1)
+    ]
+    mine, theirs = groups(trainings)
+    assert (theirs.networks, theirs.trainings) == (3, 9)
+    assert theirs.between == pytest.approx(2.0)
+    assert theirs.error == pytest.approx(2.0 / 3**0.5)
+    assert mine.error == pytest.approx(0.1 / 3**0.5)
+    assert "not distinguishable" in judge(
+        mine, theirs
+    )  # t of two degrees of freedom is 4.3, and 2.5 / 1.155 is 2.2
+    assert theirs.to_json()["error"] == theirs.error
+
+
+def test_few_networks_need_a_wider_gap_than_many():
+    """Student's t: 2.2 standard errors are enough with many networks and not with three."""
+    gap = 2.2 * (1.0 / 3 + 1e-6) ** 0.5
+    few, many = group(between=1.0), group(networks=100, trainings=300, between=(100 / 3) ** 0.5)
+    surely = found(accuracy=90.0 + gap, spread=1e-3)
+    assert "not distinguishable" in judge(surely, few)
+    assert "beats" in judge(surely, many)
+
+
+def failure(role: str, index: int = 0) -> Failure:
+    return Failure(f"{role}-{index}", role, index, 0, digits(index), "ValueError: no such kernel")
+
+
+def test_what_failed_is_part_of_the_verdict():
+    told = [found(accuracy=95.0), group()]
+    said = sentences(told, [failure("random, same cost", 1), failure("random, any cost")])
+    assert said[0].endswith("; 1 of its trainings failed and is left out")
+    assert said[1] == (
+        "there is no comparison with random, any cost: every training failed, the first with ValueError: no such kernel"
+    )
+    lost = sentences([group()], [failure("found")])
+    assert lost == (
+        "the found network could not be trained, so nothing is said of it: ValueError: no such kernel",
+    )
+    assert Failure.from_json(failure("found").to_json()) == failure("found")
