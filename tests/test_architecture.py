@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import enum
 import json
 import pickle
 import random
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from archloom.architecture import Architecture, Choice
 from archloom.errors import SpaceError
 from archloom.randomness import derive_seed, forked_rng, python_rng, torch_rng
-from archloom.space import check, mutate, sample, size, violations
-from toys import Digits, digits
+from archloom.space import check, check_choices, mutate, sample, size, violations
+from toys import Blocks, Digits, digits
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 
@@ -55,6 +58,107 @@ def test_a_choice_refuses_no_options_and_equal_options():
     for twice in (("a", "a"), (1, True), (0, False), (2, 2.0)):
         with pytest.raises(SpaceError, match="lists an option twice"):
             Choice("c", twice)
+
+
+class Kernel(enum.Enum):
+    SMALL = 3
+
+
+class Size(enum.IntEnum):
+    SMALL = 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (((3, 3), (5, 5)), r"choice 'kernel': \(3, 3\) is of type tuple; an option is a text, a number"),
+        (([3], [5]), "of type list"),
+        (({"k": 3},), "of type dict"),
+        (tuple(Kernel), "of type Kernel"),
+        (tuple(Size), "of type Size"),
+        ((torch.tensor(3),), "of type Tensor"),
+        ((b"k3",), "of type bytes"),
+        ((float("nan"), 1.0), "nan is not finite"),
+        ((1.0, float("inf")), "inf is not finite"),
+        ((3, "3"), r"several kinds \(number, str\)"),
+        ((3, "k5"), "several kinds"),
+        ((False, "k5"), "several kinds"),
+        ((False, 2), r"several kinds \(bool, number\)"),
+        ((None, "None"), "two options that are written alike"),
+        (("k3", ""), "'' is empty"),
+        (("k3", " k5"), "begins or ends with a blank"),
+        (("k3", "k\n5"), "cannot be printed"),
+        (("k3", "\ud800"), r"U\+D800"),
+        (("x" * 1000,), "1,000 characters; 200 are the most"),
+        ((2**200,), "201 bits"),
+        ("k3", "a list or a tuple, not 'k3'"),
+        (7, "a list or a tuple, not 7"),
+    ],
+)
+def test_options_that_cannot_be_written_down_or_told_apart_are_refused_when_the_choice_is_made(
+    options, message
+):
+    with pytest.raises(SpaceError, match=message):
+        Choice("kernel", options)
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "a.b", "a/b", "..", "a\\b", "a\0", "a\nb", "\ud800", " a", "a" * 300, 3, None, ("a",)]
+)
+def test_a_name_that_no_module_file_or_path_can_bear_is_refused(name):
+    with pytest.raises(SpaceError, match="a choice cannot be called"):
+        Choice(name, (1, 2))
+
+
+def test_options_become_pythons_own_scalars_of_one_kind():
+    assert Choice("k", np.array([3, 5])).options == (3, 5)
+    assert Choice("k", np.array([3, 5], dtype=np.uint8)).options == (3, 5)
+    assert Choice("k", np.array(["k3", "k5"])).options == ("k3", "k5")
+    assert Choice("k", np.linspace(0, 1, 3)).options == (0.0, 0.5, 1.0)
+    assert Choice("k", (0, 0.5, None)).options == (0.0, 0.5, None)
+    assert Choice("k", np.array([False, True])).options == (False, True)
+    for options in ((np.int64(3), 5), (np.float32(0.5), 1), (np.str_("a"), "b"), (np.bool_(True), False)):
+        assert {type(option) for option in Choice("k", options).options} <= {int, float, str, bool}
+    assert Choice(np.str_("k"), range(3)) == Choice("k", (0, 1, 2))
+
+
+def test_a_decision_of_another_librarys_type_is_the_option_that_it_equals():
+    assert Choice("n", (1, 2)).index(np.int64(2)) == 1
+    assert Choice("n", (0.0, 1.0)).index(1) == 1
+    assert Choice("n", ("a", "b")).index(np.str_("b")) == 1
+    space = Digits(length=2)
+    found = check(space, Architecture({"d0": np.int64(1), "d1": np.float64(2)}))
+    assert json.dumps(found.to_json()) == '{"d0": 1, "d1": 2}'
+    with pytest.raises(SpaceError, match=r"choice 'd0': \(1, 2\) is of type tuple"):
+        Architecture({"d0": (1, 2)})
+    assert Architecture({"self": 1}).replace(self=2) == Architecture({"self": 2})
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ((), "has no choices"),
+        ("ab", "has no choices"),
+        (({"name": "a"},), "no archloom.architecture.Choice"),
+        ((Choice("a", (1, 2)), Choice("b", (1,)), Choice("a", (3, 4))), "two choices called 'a'"),
+    ],
+)
+def test_a_space_whose_choices_cannot_be_told_apart_is_refused(choices, message):
+    space = Digits()
+    space.choices = choices
+    with pytest.raises(SpaceError, match=message):
+        check_choices(space)
+    with pytest.raises(SpaceError, match=message):
+        size(space)
+
+
+def test_a_choice_that_would_hide_a_part_of_every_module_is_refused_where_weights_are_shared():
+    for name in ("forward", "training", "train", "children", "_modules"):
+        plain, shared = Digits(), Blocks()
+        plain.choices = shared.choices = [Choice(name, ("k1", "k3"))]
+        check_choices(plain)
+        with pytest.raises(SpaceError, match=f"called '{name}', which every PyTorch module has already"):
+            check_choices(shared)
 
 
 def test_an_unknown_option_names_the_nearest_and_all():

@@ -150,11 +150,18 @@ class Careless(Sound):
         return dict(super().propose())
 
 
+class Shortened(Architecture):
+    """It loses something in JSON."""
+
+    def to_json(self):
+        return {name: str(option)[:1] for name, option in self.items()}
+
+
 class Retyped(Sound):
-    """It proposes numpy's numbers, which come back from JSON as others."""
+    """It proposes architectures of a kind of its own, which come back from JSON as others."""
 
     def propose(self):
-        return super().propose().replace(layer0=np.str_("k1"))
+        return Shortened(super().propose())
 
 
 class Unseeded(Sound):
@@ -423,7 +430,7 @@ BROKEN_SPACES = [
     ("test_its_choices_are_choices_with_names_of_their_own", NoChoices, AssertionError, "no choices"),
     ("test_its_choices_are_choices_with_names_of_their_own", Twins, AssertionError, "two choices"),
     ("test_it_is_the_same_space_each_time_that_it_is_made", Shuffled, AssertionError, "other choices"),
-    ("test_its_architectures_survive_json", Tuples, Exception, "scalars"),
+    ("test_its_architectures_survive_json", Tuples, Exception, "of type tuple"),
     ("test_its_networks_give_feature_maps", Pooled, AssertionError, "ends at a feature map"),
     ("test_its_networks_give_feature_maps", Infinite, AssertionError, "NaN"),
     ("test_its_networks_can_be_traced_without_numbers", Stubborn, AssertionError, "meta"),

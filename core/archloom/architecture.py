@@ -2,42 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import SpaceError, nearest
+from .documents import scalar, trouble
+from .errors import SpaceError, nearest, shown
 
 Option = str | int | float | bool | None
 """What can be chosen: a JSON scalar."""
 
+LONGEST = 200
+"""The longest name of a choice, and the longest option, in characters."""
+
 
 @dataclass(frozen=True)
 class Choice:
-    """A name and its options. The order of the options is part of the space: indices refer to it."""
+    """A name and its options. The order of the options is part of the space: indices refer to it.
+
+    Options are all texts, all numbers (whole ones become fractions where one of them is) or all true and false, and
+    None may stand among them; numpy's numbers and texts become Python's. Anything else is refused with a SpaceError,
+    as is a name that no file, module or path can bear.
+    """
 
     name: str
     options: tuple[Option, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", tuple(self.options))
-        if not self.options:
-            raise SpaceError(f"choice '{self.name}' has no options; give it at least one")
-        if len(set(self.options)) != len(
-            self.options
-        ):  # 1, 1.0 and True are equal: one architecture, not three
-            raise SpaceError(f"choice '{self.name}' lists an option twice: {list(self.options)}")
+        name, given = scalar(self.name), self.options
+        if problem := _trouble_of_name(name):
+            raise SpaceError(f"a choice cannot be called {shown(repr(name))}: {problem}")
+        if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+            raise SpaceError(f"choice '{name}': the options are a list or a tuple, not {shown(repr(given))}")
+        options = _of_one_kind(tuple(plain_option(option, f"choice '{name}'") for option in given), name)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "options", options)
 
     def index(self, option: Option) -> int:
         """The position of `option`; a SpaceError that names the nearest one where there is none."""
+        sought = scalar(option)
         for position, known in enumerate(self.options):
-            if known == option and type(known) is type(option):
+            if known == sought and _kind(known) == _kind(sought):
                 return position
-        near = nearest(str(option), [str(known) for known in self.options])
-        hint = f"; did you mean '{near}'?" if near else "."
+        near = nearest(str(sought), [str(known) for known in self.options])
+        hint = f"; did you mean '{near}'?" if near and near != str(sought) else "."
         raise SpaceError(
-            f"choice '{self.name}' has no option {option!r}{hint} It has: {', '.join(map(str, self.options))}."
+            f"choice '{self.name}' has no option {shown(repr(sought))}{hint} "
+            f"It has: {shown(', '.join(map(str, self.options)), 600)}."
         )
+
+
+def plain_option(value: Any, where: str) -> Option:
+    """The option as one of Python's own scalars; a SpaceError that begins with `where` for anything else."""
+    found = scalar(value)
+    if type(value) not in _PLAIN and (type(found) not in _PLAIN or type(found) is type(value)):
+        raise SpaceError(
+            f"{where}: {shown(repr(value), 100)} is of type {type(value).__name__}; an option is a text, a number, "
+            "true or false, or None. Give it a text for a name ('3x3'), and look up what it means where the network "
+            "is built"
+        )
+    odd = "is not finite" if isinstance(found, float) and not math.isfinite(found) else trouble(found)
+    if isinstance(found, str):
+        odd = odd or _trouble_of_text(found)
+    if odd:
+        raise SpaceError(f"{where}: the option {shown(repr(found), 100)} {odd}")
+    return found  # type: ignore[no-any-return]
+
+
+_PLAIN = {str, int, float, bool, type(None)}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return type(value).__name__
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def _of_one_kind(options: tuple[Option, ...], name: str) -> tuple[Option, ...]:
+    if not options:
+        raise SpaceError(f"choice '{name}' has no options; give it at least one")
+    listed = shown(str(list(options)))
+    if len(set(options)) != len(options):  # 1, 1.0 and True are equal: one architecture, not three
+        raise SpaceError(f"choice '{name}' lists an option twice: {listed}")
+    kinds = sorted({_kind(option) for option in options if option is not None})
+    if len(kinds) > 1:
+        raise SpaceError(
+            f"choice '{name}' has options of several kinds ({', '.join(kinds)}): {listed}. Write all of them as texts"
+        )
+    if "number" in kinds and any(isinstance(option, float) for option in options):
+        options = tuple(None if option is None else float(option) for option in options)
+    if len({str(option) for option in options}) != len(options):
+        raise SpaceError(f"choice '{name}' has two options that are written alike: {listed}")
+    return options
+
+
+def _trouble_of_name(name: Any) -> str:
+    if type(name) is not str:
+        return "a name is a text"
+    if odd := next((sign for sign in "./\\" if sign in name), None):
+        return f"'{odd}' has a meaning of its own in the names of modules and files"
+    return trouble(name) or _trouble_of_text(name)
+
+
+def _trouble_of_text(text: str) -> str:
+    if not text or text != text.strip():
+        return "is empty, or begins or ends with a blank" if text else "is empty"
+    if not all(sign.isprintable() for sign in text):
+        return "holds a character that cannot be printed"
+    return f"has {len(text):,} characters; {LONGEST} are the most" if len(text) > LONGEST else ""
 
 
 class Architecture(Mapping[str, Option]):
@@ -51,7 +124,11 @@ class Architecture(Mapping[str, Option]):
     _decisions: dict[str, Option]
 
     def __init__(self, decisions: Mapping[str, Option]) -> None:
-        object.__setattr__(self, "_decisions", dict(decisions))
+        own = {
+            name: option if type(option) in _PLAIN else plain_option(option, f"choice '{name}'")
+            for name, option in decisions.items()
+        }
+        object.__setattr__(self, "_decisions", own)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("an Architecture is frozen; use replace() for a changed one")
@@ -80,11 +157,13 @@ class Architecture(Mapping[str, Option]):
     def __str__(self) -> str:
         return " ".join(str(option) for option in self._decisions.values())
 
-    def replace(self, **decisions: Option) -> Architecture:
+    def replace(self, /, **decisions: Option) -> Architecture:
         """The same architecture with some decisions changed."""
         unknown = set(decisions) - set(self._decisions)
         if unknown:
-            raise SpaceError(f"no choice named {sorted(unknown)}; there are {list(self._decisions)}")
+            raise SpaceError(
+                f"no choice named {shown(str(sorted(unknown)))}; there are {shown(str(list(self._decisions)), 600)}"
+            )
         return Architecture({**self._decisions, **decisions})
 
     def to_json(self) -> dict[str, Option]:
@@ -100,5 +179,6 @@ class Architecture(Mapping[str, Option]):
             )
         for name, option in data.items():
             if not isinstance(name, str) or not isinstance(option, str | int | float | bool | None):
-                raise SpaceError(f"an architecture maps names to scalars; got {name!r}: {option!r}")
+                told = f"{shown(repr(name))}: {shown(repr(option))}"
+                raise SpaceError(f"an architecture maps the names of choices to scalars; got {told}")
         return cls(dict(data))

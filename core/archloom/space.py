@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from .architecture import Architecture, Choice, Option
-from .errors import SpaceError
+from .errors import SpaceError, shown
 
 if TYPE_CHECKING:
     from .task import Task
@@ -122,14 +122,40 @@ def check(space: SearchSpace, architecture: Architecture) -> Architecture:
     missing = [name for name in names if name not in architecture]
     unknown = [name for name in architecture if name not in names]
     if missing or unknown:
-        parts = [f"lacks {missing}" if missing else "", f"decides unknown {unknown}" if unknown else ""]
+        parts = [
+            f"{what} {shown(str(those))}"
+            for what, those in (("lacks", missing), ("decides unknown", unknown))
+            if those
+        ]
         raise SpaceError(
-            f"the architecture does not belong to this space: it {' and '.join(filter(None, parts))}; "
+            f"the architecture does not belong to this space: it {' and '.join(parts)}; "
             f"the space has {len(names)} choices, {names[0]} to {names[-1]}"
         )
-    for choice in space.choices:
-        choice.index(architecture[choice.name])
-    return Architecture({name: architecture[name] for name in names})
+    return Architecture({c.name: c.options[c.index(architecture[c.name])] for c in space.choices})
+
+
+_MODULE = nn.Module()
+
+
+def check_choices(space: Any) -> None:
+    """Refuse, with a SpaceError, a space whose choices cannot be told apart or cannot name the supernet's modules."""
+    choices, name = getattr(space, "choices", None), type(space).__name__
+    if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
+        raise SpaceError(f"{name} has no choices: 'choices' must be a list of archloom.architecture.Choice")
+    if odd := next((one for one in choices if not isinstance(one, Choice)), None):
+        raise SpaceError(f"{name}.choices holds {shown(repr(odd))}, which is no archloom.architecture.Choice")
+    names = [choice.name for choice in choices]
+    if len(set(names)) != len(names):
+        twice = next(one for one in names if names.count(one) > 1)
+        raise SpaceError(
+            f"{name} has two choices called '{twice}'; an architecture decides each name once. Rename one"
+        )
+    if hasattr(space, "candidate") and hasattr(space, "around"):
+        taken = next((one for one in names if hasattr(_MODULE, one)), None)
+        if taken is not None:
+            raise SpaceError(
+                f"{name} has a choice called '{taken}', which every PyTorch module has already; rename it"
+            )
 
 
 def violations(space: SearchSpace, architecture: Architecture) -> list[str]:
@@ -140,6 +166,7 @@ def violations(space: SearchSpace, architecture: Architecture) -> list[str]:
 
 def size(space: SearchSpace) -> int:
     """How many architectures there are, not counting the space's own `violations`."""
+    check_choices(space)
     product = 1
     for choice in space.choices:
         product *= len(choice.options)

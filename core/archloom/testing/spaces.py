@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..architecture import Architecture, Choice
-from ..errors import ArchloomError
+from ..errors import ArchloomError, SpaceError
 from ..model import evaluating, output_shape
 from ..randomness import forked_rng, torch_rng
 from ..space import check, sample, violations
@@ -43,7 +43,10 @@ class SpaceContract(Contract):
         return torch.randn(count, *shape, generator=torch_rng(0, "images"))
 
     def test_its_choices_are_choices_with_names_of_their_own(self) -> None:
-        choices = list(self._make().choices)
+        try:
+            choices = list(self._make().choices)
+        except SpaceError as error:
+            raise AssertionError(str(error)) from error
         require(choices, "the space has no choices")
         for choice in choices:
             require(isinstance(choice, Choice), f"{choice!r} is not an archloom.architecture.Choice")
