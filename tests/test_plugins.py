@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -120,14 +121,26 @@ def test_two_distributions_with_one_name_are_an_error_that_names_both(install):
         Host()
 
 
-def test_a_misspelt_hook_of_an_installed_plugin_stops_with_the_nearest_hook(install):
-    source = "import archloom\n@archloom.hookimpl\ndef register_strategy(register): pass"
-    install("stranger-dist", "stranger_typo", source)
-    with pytest.raises(
-        PluginError,
-        match=r"stranger-dist.*unknown hook 'register_strategy'; did you mean 'register_strategies'\?",
-    ):
-        Host()
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        (
+            "def register_strategy(register): pass",
+            r"unknown hook 'register_strategy'; did you mean 'register_strategies'\?",
+        ),
+        (
+            "def register_strategies(register): register('x', lambda space, speed=1: None)",
+            "'speed' is neither an option",
+        ),
+        ("def register_strategies(register, more): pass", "stranger_typo"),
+    ],
+)
+def test_a_breach_of_the_contract_in_an_installed_plugin_warns_as_a_failed_import_does(install, body, cause):
+    install("stranger-dist", "stranger_typo", f"import archloom\n@archloom.hookimpl\n{body}")
+    host = Host()
+    assert "random" in host.names("strategy")
+    (broken,) = host.broken
+    assert re.search(f"stranger-dist 2.5 could not be loaded: .*{cause}", str(broken))
 
 
 # -- objects ------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def plain_option(value: Any, where: str) -> Option:
         odd = odd or _trouble_of_text(found)
     if odd:
         raise SpaceError(f"{where}: the option {shown(repr(found), 100)} {odd}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 _PLAIN = {str, int, float, bool, type(None)}

@@ -61,7 +61,7 @@ class Part(_Strict):
 class EstimatorPart(Part):
     """An estimator by name, with options, and with a `timeout`: seconds after which one estimate counts as failed."""
 
-    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    timeout: Float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
@@ -296,7 +296,19 @@ def parse_part(data: Any, where: str) -> Part:
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> SearchConfig:
     """A configuration from a YAML file, with `key=value` overrides: `strategy.population=20`."""
-    return parse_config(override(read_yaml(path), overrides), str(path))
+    return parse_config(located(override(read_yaml(path), overrides), path), str(path))
+
+
+def located(data: Any, path: str | Path) -> Any:
+    """`data`, its plugin files as they lie beside the file `path`, where they lie there."""
+    files = data.get("plugins") if isinstance(data, Mapping) else None
+    if not isinstance(files, list):
+        return data
+    home = Path(path).resolve().parent
+    there = [
+        str(home / file) if isinstance(file, str) and (home / file).is_file() else file for file in files
+    ]
+    return {**data, "plugins": there}
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -25,6 +25,12 @@ PluginFiles = Annotated[
 Sets = Annotated[
     list[str] | None, typer.Option("--set", help="Override one key: budget.trials=20; can be repeated.")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run the plugin files in the folder, though they never ran on this machine."
+    ),
+]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
 PrecisionOption = Annotated[str | None, typer.Option("--precision", help="float32, bfloat16 or float16.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -48,11 +54,15 @@ def make_host(files: Sequence[Any] | None) -> Any:
     return host
 
 
-def source_host(source: str | Path, files: Sequence[Path] | None) -> Any:
-    """The plugins for a SOURCE: the files named here, and those that the configuration beside it names."""
+def source_host(source: str | Path, files: Sequence[Path] | None, *, trust: bool = False) -> Any:
+    """The plugins for a SOURCE: the files named here, and those that the configuration beside it names.
+
+    Those of a folder run only where they ran on this machine before, or are trusted.
+    """
     from .source import plugins_beside
 
-    return make_host(list(dict.fromkeys([*(str(f.resolve()) for f in files or []), *plugins_beside(source)])))
+    named = [str(file.resolve()) for file in files or []]
+    return make_host(list(dict.fromkeys([*named, *plugins_beside(source, trust=trust)])))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .errors import RunError
+from .plugin_files import read_plugin
 from .task import SPLITS, ImageTask, Split, Task, kept_generators
 
 FOLDER = "folder"
@@ -48,14 +49,14 @@ def contents_of(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def plugin_contents(files: Sequence[str | Path]) -> dict[str, str]:
-    """`plugins.NAME` -> hash, for each plugin file; those of one name are counted."""
+    """`plugins.NAME` -> hash, for each plugin file with what it imports beside it; those of one name are counted."""
     found: dict[str, str] = {}
     for file in files:
         name = key = f"plugins.{Path(file).name}"
         number = 2
         while key in found:
             key, number = f"{name} ({number})", number + 1
-        found[key] = file_hash(Path(file))
+        found[key] = f"sha256:{read_plugin(file).digest}"
     return found
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .architecture import Architecture
-from .errors import RunError, SearchError
+from .errors import RunError, SearchError, SpaceError, called, shown
 from .estimator import FULL, Fidelity
 from .measuring import Executor, Outcome
 from .objective import Constraint, Objective, exact
@@ -182,10 +182,17 @@ class Search:
             proposal = Proposal(proposal)
         if not 0.0 < proposal.fidelity <= 1.0:
             raise SearchError(
-                f"the strategy proposed a fidelity of {proposal.fidelity!r}; it is a share of the full effort, above 0 "
-                "and at most 1"
+                f"{called(self.strategy)} proposed a fidelity of {proposal.fidelity!r}; it is a share of the full "
+                "effort, above 0 and at most 1"
             )
-        return Proposal(check(self.space, proposal.architecture), proposal.fidelity)
+        if not isinstance(proposal.architecture, Architecture):
+            raise SearchError(
+                f"{called(self.strategy)} proposed {shown(repr(proposal.architecture))}, which is no Architecture"
+            )
+        try:
+            return Proposal(check(self.space, proposal.architecture), proposal.fidelity)
+        except SpaceError as error:
+            raise SpaceError(f"{called(self.strategy)} proposed what is not in the space: {error}") from error
 
     def _enter(self, proposal: Proposal) -> _Open:
         """A new open entry. What was delivered at a lower fidelity goes on from there, and under the same seed."""

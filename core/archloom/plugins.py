@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import importlib.util
 import inspect
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pluggy
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from . import hookspecs
-from .errors import ArchloomError, ConfigError, PluginError, UnknownName, nearest
+from .config import TOLD, refuse_bool
+from .errors import ArchloomError, ConfigError, PluginError, SpaceError, UnknownName, nearest, shown
+from .plugin_files import load, read_plugin
+from .trust import remember
 
 GROUP = "archloom"
 
@@ -54,6 +56,13 @@ INJECTED: Mapping[Kind, tuple[str, ...]] = {
     "observer": ("folder",),
 }
 """The parameter names that are handed in, for each kind of factory; all others are options."""
+
+
+NEEDS: Mapping[Kind, tuple[str, ...]] = {
+    "strategy": ("supernet", "differentiable", "fidelity"),
+    "estimator": ("supernet",),
+}
+"""The words that `needs` may hold, for each kind that has any."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +121,9 @@ class Entry:
     def _explain(self, error: ValidationError, where: str) -> str:
         place = where or f"{self.kind} '{self.name}'"
         lines = []
-        for problem in error.errors():
-            name = ".".join(map(str, problem["loc"])) or "?"
+        problems = error.errors()
+        for problem in problems[:TOLD]:
+            name = shown(".".join(map(str, problem["loc"]))) or "?"
             if problem["type"] == "extra_forbidden":
                 known = [option.name for option in self.options]
                 near = nearest(name, known)
@@ -122,14 +132,46 @@ class Entry:
             elif problem["type"] == "missing":
                 lines.append(f"{place} needs the option '{name}'.")
             else:
-                lines.append(f"{place}: option '{name}' = {problem['input']!r}: {problem['msg']}.")
+                given = shown(repr(problem["input"]))
+                lines.append(f"{place}: option '{name}' = {given}: {shown(problem['msg'], 400)}.")
+        if len(problems) > TOLD:
+            lines.append(f"{place}: and {len(problems) - TOLD} more")
         return "\n".join(lines)
 
     def make(self, options: Mapping[str, Any], **available: Any) -> Any:
-        """Call the factory with checked options and with those of `available` that it asks for."""
-        return self.factory(
-            **{name: available[name] for name in self.injected if name in available}, **options
-        )
+        """Call the factory with checked options and with those of `available` that it asks for.
+
+        What it makes is checked too: a space's choices (SpaceError), and what an estimator needs (PluginError).
+        """
+        handed = {name: available[name] for name in self.injected if name in available}
+        try:
+            made = self.factory(**handed, **options)
+            if self.kind == "space" and hasattr(made, "choices"):
+                from .space import check_choices  # which imports torch
+
+                check_choices(made)
+        except SpaceError as error:
+            raise SpaceError(f"{self.kind} '{self.name}' of {self.distribution}: {error}") from error
+        _check_needs(f"{self.kind} '{self.name}' of {self.distribution}", self.kind, made)
+        if self.kind in ("strategy", "estimator"):
+            with contextlib.suppress(AttributeError, TypeError):  # an object that takes no attribute
+                made.registered_as = f"{self.kind} '{self.name}'"
+        return made
+
+    def complete(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """`options` with the default of each other one, as plain data: what they mean where defaults have changed."""
+        values = self.schema.model_validate(dict(options))
+        whole = {}
+        for option in self.options:
+            if option.name in options:
+                whole[option.name] = options[option.name]
+                continue
+            try:
+                plain = self.schema.model_dump(values, mode="json", include={f"option_{option.name}"})
+                whole[option.name] = next(iter(plain.values()))
+            except (ValueError, TypeError):  # a default that no file can hold stays the factory's own
+                continue
+        return whole
 
     def to_json(self) -> dict[str, Any]:
         """What `archloom plugins --json` lists."""
@@ -155,6 +197,10 @@ class Broken:
         return f"plugin '{self.plugin}' of {self.distribution} could not be loaded: {self.cause}"
 
 
+class _Clash(PluginError):
+    """Two plugins that register one name."""
+
+
 class Host:
     """All that is registered: by entry points of the group `archloom`, and by the given files."""
 
@@ -163,11 +209,16 @@ class Host:
         self._manager.add_hookspecs(hookspecs)
         self._entries: dict[tuple[Kind, str], Entry] = {}
         self.broken: list[Broken] = []
-        self.files = tuple(str(Path(file).resolve()) for file in files)
+        read = [read_plugin(file) for file in files]
+        self.plugin_files = tuple({plugin.path: plugin for plugin in read}.values())
+        self.files = tuple(str(plugin.path) for plugin in self.plugin_files)
         if entry_points:
             self._load_entry_points()
-        for file in self.files:
-            self.add(_import_file(Path(file)), Path(file).name, f"file {Path(file).name}", "-")
+        names = [plugin.path.name for plugin in self.plugin_files]
+        for plugin in self.plugin_files:
+            name = plugin.path.name if names.count(plugin.path.name) == 1 else str(plugin.path)
+            self.add(load(plugin), name, f"file {name}", "-")
+            remember(plugin)
 
     def _load_entry_points(self) -> None:
         strict = os.environ.get("ARCHLOOM_STRICT_PLUGINS") == "1"
@@ -177,13 +228,14 @@ class Host:
             try:
                 module = point.load()
                 self._add(module, point.name, name, version)
-            except PluginError:  # loaded, but a breach of the contract: ambiguous, so never passed over
+            except _Clash:  # which of the two is meant? Never passed over
                 raise
             except (
                 Exception,
                 SystemExit,
             ) as error:  # a stranger's import can raise anything, and must not stop us
-                broken = Broken(point.name, f"{name} {version}", f"{type(error).__name__}: {error}")
+                cause = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+                broken = Broken(point.name, f"{name} {version}", shown(cause, 600))
                 if strict:
                     raise PluginError(f"{broken}. Mend it, or: pip uninstall {name}") from error
                 self.broken.append(broken)
@@ -214,7 +266,7 @@ class Host:
                     entry = _entry(kind, key, factory, distribution, version)
                     known = fresh.get((kind, key)) or self._entries.get((kind, key))
                     if known:
-                        raise PluginError(
+                        raise _Clash(
                             f"{kind} '{key}' is registered twice: by {known.distribution} and by {distribution}. "
                             "Uninstall one of them, or rename the one that is yours"
                         )
@@ -279,54 +331,121 @@ def _entry(kind: Kind, name: str, factory: Callable[..., Any], distribution: str
         raise PluginError(f"{where}: register(name, factory) takes a callable, not {factory!r}")
     try:
         parameters = inspect.signature(factory, eval_str=True).parameters
-    except (NameError, ValueError, TypeError) as error:
-        raise PluginError(f"{where}: its factory's signature cannot be read: {error}") from error
+    except (NameError, ValueError, TypeError, AttributeError, SyntaxError) as error:
+        raise PluginError(
+            f"{where}: its factory's signature cannot be read: {type(error).__name__}: {error}{_place(factory)}"
+        ) from error
     options, injected = [], []
     for parameter in parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue  # a module class without an __init__ of its own shows nn.Module's
         if parameter.name in INJECTED[kind]:
             injected.append(parameter.name)
-        elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            allowed = ", ".join(INJECTED[kind]) or "none"
-            raise PluginError(
-                f"{where}: the factory's parameter '{parameter.name}' is neither an option (options are "
-                f"keyword-only, after *) nor something that is handed in ({allowed})"
-            )
-        elif parameter.name in _RESERVED.get(kind, ("type",)):
-            raise PluginError(
-                f"{where}: an option cannot be called '{parameter.name}', which is the configuration's own key; "
-                "give it another name"
-            )
-        elif parameter.annotation is inspect.Parameter.empty:
-            raise PluginError(f"{where}: option '{parameter.name}' has no type annotation")
+        elif problem := _trouble(kind, parameter):
+            raise PluginError(f"{where}: {problem}{_place(factory)}")
         else:
             options.append(Option(parameter.name, parameter.annotation, parameter.default))
-    # the fields' own names are out of the way of pydantic's (an option may be called 'schema' or 'copy')
+    _check_needs(where, kind, factory, _place(factory))
+    schema = _schema(kind, name, options, where + _place(factory))
+    _check_defaults(where, schema, factory)
+    return Entry(kind, name, factory, distribution, version, tuple(options), tuple(injected), schema)
+
+
+def _trouble(kind: Kind, parameter: inspect.Parameter) -> str:
+    """Why a factory's parameter is no option; empty where it is one."""
+    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        allowed = ", ".join(INJECTED[kind]) or "none"
+        return (
+            f"the factory's parameter '{parameter.name}' is neither an option (options are keyword-only, after *) nor "
+            f"something that is handed in ({allowed})"
+        )
+    if parameter.name in _RESERVED.get(kind, ("type",)):
+        return (
+            f"an option cannot be called '{parameter.name}', which is the configuration's own key; rename it"
+        )
+    if parameter.annotation is inspect.Parameter.empty:
+        return f"option '{parameter.name}' has no type annotation"
+    return ""
+
+
+def _schema(kind: Kind, name: str, options: Sequence[Option], where: str) -> type[BaseModel]:
+    """What checks the options. The fields' own names are out of the way of pydantic's ('schema', 'copy')."""
     fields: dict[str, Any] = {
         f"option_{option.name}": (
-            option.annotation,
+            _numbers(option.annotation),
             Field(... if option.required else option.default, alias=option.name),
         )
         for option in options
     }
-    config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
-    schema = create_model(f"{kind} {name}", __config__=config, **fields)
-    return Entry(kind, name, factory, distribution, version, tuple(options), tuple(injected), schema)
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise PluginError(f"there is no plugin file {path}")
-    name = f"archloom_file_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{path} is no Python file; a plugin file ends with .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look their module up there
+    config = ConfigDict(
+        extra="forbid",
+        protected_namespaces=(),
+        arbitrary_types_allowed=True,
+        validate_default=True,
+        ser_json_inf_nan="constants",
+    )
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise PluginError(f"plugin file {path} failed: {type(error).__name__}: {error}") from error
-    return module
+        return create_model(f"{kind} {name}", __config__=config, **fields)
+    except (
+        Exception
+    ) as error:  # an annotation that means nothing: pydantic's own errors, TypeError, NameError
+        raise PluginError(f"{where}: its options' annotations cannot be used: {error}") from error
+
+
+def _numbers(annotation: Any) -> Any:
+    """The annotation with each int and float such that true and false are none."""
+    if annotation is int or annotation is float:
+        return Annotated[annotation, BeforeValidator(refuse_bool)]
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (types.UnionType, Union):
+        return annotation if bool in inner else Union[tuple(map(_numbers, inner))]  # noqa: UP007 - made, not written
+    if origin is Annotated:
+        return Annotated[(_numbers(inner[0]), *inner[1:])]
+    if origin in (list, tuple, set, frozenset, dict, Sequence, Mapping, Iterable):
+        return origin[tuple(map(_numbers, inner))]
+    return annotation
+
+
+def _check_defaults(where: str, schema: type[BaseModel], factory: Callable[..., Any]) -> None:
+    """Refuse a default that its own annotation refuses."""
+    try:
+        schema.model_validate({})
+    except ValidationError as error:
+        for problem in error.errors():
+            if problem["type"] != "missing":
+                name = ".".join(map(str, problem["loc"]))
+                hint = f"; write '{name}: ... | None'" if problem["input"] is None else ""
+                raise PluginError(
+                    f"{where}: option '{name}' has the default {shown(repr(problem['input']))}, which its annotation "
+                    f"refuses: {problem['msg']}{hint}{_place(factory)}"
+                ) from None
+
+
+def _check_needs(where: str, kind: Kind, thing: Any, place: str = "") -> None:
+    """Refuse a word in `needs` that means nothing here."""
+    needs, known = getattr(thing, "needs", ()), NEEDS.get(kind)
+    if known is None or isinstance(needs, property):
+        return
+    if isinstance(needs, str) or not isinstance(needs, Iterable):
+        raise PluginError(
+            f"{where}: 'needs' is a tuple of words, such as {known[:1]!r}, and not {needs!r}{place}"
+        )
+    for word in needs:
+        if word not in known:
+            near = nearest(str(word), known)
+            hint = f"did you mean '{near}'? " if near else ""
+            raise PluginError(
+                f"{where}: it needs {word!r}, which means nothing here; {hint}It can need: {', '.join(known)}{place}"
+            )
+
+
+def _place(factory: Any) -> str:
+    """Where a factory is written, as " (file:line)"; empty where nobody knows."""
+    made = inspect.unwrap(vars(factory).get("__init__", factory) if isinstance(factory, type) else factory)
+    code = getattr(made, "__code__", None)
+    if code is not None:
+        return f" ({code.co_filename}:{code.co_firstlineno})"
+    try:
+        return f" ({inspect.getsourcefile(factory)}:{inspect.getsourcelines(factory)[1]})"
+    except (TypeError, OSError):
+        return ""

@@ -25,6 +25,7 @@ from .task import SPLITS, Task, batches
 from .teacher import load_teacher
 from .training import Epoch, train
 from .training import evaluate as judge
+from .trust import keep
 from .zoo import load_weights
 
 
@@ -49,6 +50,7 @@ def retrain(
     host: Host | None = None,
     notify: Callable[[dict[str, Any]], None] = lambda event: None,
     observers: Iterable[str] = ("tensorboard",),
+    trust: bool = False,
 ) -> Trained:
     """Train from scratch on the training splits, select the epoch by validation, read the test split once.
 
@@ -56,9 +58,10 @@ def retrain(
     are those beside it unless given; `overrides` set their options ("recipe.epochs=90"). `folder` gets the
     network's document, so that it is a source itself; an interrupted training in it goes on. recipe: a name, or
     a YAML file of its fields (and `base`, a name). observers: by name, are told of each epoch, as `notify` is.
-    What cannot be trained is refused before anything is written.
+    What cannot be trained is refused before anything is written. Plugin files are copied into `folder`; trust: run
+    those that a source folder names also where they never ran on this machine.
     """
-    host = host or Host(plugins_beside(source))
+    host = host or Host(plugins_beside(source, trust=trust))
     chosen = choose(source, host, task=task, recipe=recipe, overrides=overrides)
     opened = open_source(source, host, task=chosen.task)
     target = Path(folder) if folder else _default_folder(source)
@@ -86,7 +89,7 @@ def retrain(
     contents = {**contents_of(identity), **plugin_contents(host.files), "task": task_hash(chosen.task)}
     before = set(target.iterdir()) if target.is_dir() else None
     with Folder.begin_or_go_on(target, RETRAINING, Identity(identity, contents, versions(host))) as claimed:
-        _note(target, {"source": str(source), "plugins": plugins_beside(source), **identity})
+        _note(target, {"source": str(source), "plugins": keep(target, host.plugin_files), **identity})
         opened.write(target)
         try:
             for epoch in epochs:
@@ -201,9 +204,10 @@ def evaluate(
     device: str = "cpu",
     precision: str = "float32",
     host: Host | None = None,
+    trust: bool = False,
 ) -> dict[str, float]:
     """Top-1, top-5 and cross entropy of trained weights on one split."""
-    host = host or Host(plugins_beside(source))
+    host = host or Host(plugins_beside(source, trust=trust))
     if split not in SPLITS:
         raise ConfigError(f"there is no split '{split}'; there are {', '.join(SPLITS)}")
     chosen = choose(source, host, task=task, overrides=overrides)

@@ -20,6 +20,7 @@ from .resolve import make
 from .run import write_atomically, write_json
 from .task import Task
 from .training import Recipe
+from .trust import beside
 from .zoo import Found, architecture_document, find
 
 ARCHITECTURE, MODEL, WEIGHTS = "architecture.json", "model.yaml", "weights.safetensors"
@@ -78,6 +79,10 @@ class Source:
         )
 
 
+plugins_beside = beside
+"""The plugin files that the configuration beside a source names; see `archloom.trust`."""
+
+
 @dataclass(frozen=True)
 class _Known:
     """What a model must know of a task: enough to build it where there is no data."""
@@ -85,15 +90,6 @@ class _Known:
     name: str
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
-
-
-def plugins_beside(source: str | Path) -> list[str]:
-    """The plugin files that the configuration beside a source names: relative to it, or to where one works."""
-    _, _, stored, base = _read(source)
-    files = stored.get("plugins", [])
-    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
-        raise ConfigError(f"{source}: 'plugins' is a list of files, not {files!r}")
-    return [str((base / file if (base / file).exists() else Path(file)).resolve()) for file in files]
 
 
 def open_source(

@@ -68,18 +68,21 @@ def open_trained(
     seed: int = 0,
     device: str = "cpu",
     plugins: Iterable[str | Path] = (),
+    trust: bool = False,
     host: Host | None = None,
 ) -> Trained:
     """Open a source, build its network and load its weights.
 
     weights: a file in any known format; default: those beside the source. task: by name, with `overrides` of its
-    options ("task.root=photos"); default: the one beside the source. A task that is not named and cannot be made here,
+    options ("task.root=photos"); default: the one beside the source. trust: run the plugin files that a folder names,
+    also where they never ran on this machine. A task that is not named and cannot be made here,
     as where its images are missing, is left out. untrained: take weights drawn from `seed` instead.
     Raises ConfigError, UnknownName, TaskError and WeightsError.
     """
     if resolution is not None and resolution < 1:
         raise ConfigError(f"resolution must be at least 1 pixel, not {resolution}")
-    files = tuple(dict.fromkeys([*(str(Path(file).resolve()) for file in plugins), *plugins_beside(source)]))
+    named = [str(Path(file).resolve()) for file in plugins]
+    files = tuple(dict.fromkeys([*named, *plugins_beside(source, trust=trust)]))
     host = host or Host(files)
     made, recipe, told = _task(source, host, task, list(overrides))
     opened = open_source(source, host, task=made)

@@ -21,6 +21,7 @@ from .plugins import Host
 from .randomness import forked_rng
 from .resolve import model_parts
 from .space import NamedArchitecture, SearchSpace, WeightFormat, check, weight_formats
+from .trust import beside
 
 FORMAT = "archloom architecture 1"
 
@@ -159,14 +160,17 @@ def build(
     *,
     seed: int = 0,
     host: Host | None = None,
+    trust: bool = False,
     **options: Any,
 ) -> Model:
     """A network by name ("fbnet_a"), from an architecture file, or from a run folder.
 
     num_classes: 1000 for a name, the file's own for a file, unless given. options: those of the
-    architecture's space (`reference=True`). Weights are drawn from `seed`.
+    architecture's space (`reference=True`). Weights are drawn from `seed`. Plugin files that a run folder names are
+    loaded with it; trust: also where they never ran on this machine.
     """
-    return find(name, host or Host(), options).build(num_classes, seed=seed)
+    host = host or Host([] if isinstance(name, Mapping) else beside(name, trust=trust))
+    return find(name, host, options).build(num_classes, seed=seed)
 
 
 # -- weights ----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..console import AsJson, Debug, PluginFiles, Sets, err, out, source_host
+from ..console import AsJson, Debug, PluginFiles, Sets, Trust, err, out, source_host
 from ..errors import ConfigError
 
 SourceArgument = Annotated[
@@ -39,6 +39,7 @@ def export(
     task: Annotated[str | None, typer.Option(help="A task by name; default: the source's.")] = None,
     sets: Sets = None,
     plugin: PluginFiles = None,
+    trust: Trust = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -56,7 +57,8 @@ def export(
         resolution=resolution,
         untrained=untrained,
         plugins=plugin or [],
-        host=source_host(source, plugin),
+        trust=trust,
+        host=source_host(source, plugin, trust=trust),
     )
     if trained.task is None:
         err.print(f"[yellow]warning:[/] checked on random images: {escape(trained.no_task)}")

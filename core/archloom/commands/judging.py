@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..console import AsJson, Debug, PluginFiles, Sets, err, number, out, source_host
+from ..console import AsJson, Debug, PluginFiles, Sets, Trust, err, number, out, source_host
 from ..errors import ConfigError
 from .export import SourceArgument
 
@@ -42,6 +42,7 @@ def evaluate(
     device: str = "cpu",
     precision: str = "float32",
     plugin: PluginFiles = None,
+    trust: Trust = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -61,7 +62,8 @@ def evaluate(
         resolution=resolution,
         device=device,
         plugins=plugin or [],
-        host=source_host(source, plugin),
+        trust=trust,
+        host=source_host(source, plugin, trust=trust),
     )
     found = run_evaluate(
         trained,
@@ -121,6 +123,7 @@ def predict(
     sets: Sets = None,
     device: str = "cpu",
     plugin: PluginFiles = None,
+    trust: Trust = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -141,7 +144,8 @@ def predict(
         resolution=resolution,
         device=device,
         plugins=plugin or [],
-        host=source_host(source, plugin),
+        trust=trust,
+        host=source_host(source, plugin, trust=trust),
     )
     found = list(run_predict(trained, files, topk=topk, stop=strict))
     maps = (

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..console import Debug, PluginFiles, Sets, err, out, source_host
+from ..console import Debug, PluginFiles, Sets, Trust, err, out, source_host
 from .export import SourceArgument
 
 
@@ -28,6 +28,7 @@ def look(
     seed: int = 0,
     sets: Sets = None,
     plugin: PluginFiles = None,
+    trust: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Draw a network, its augmented training images and its learning rate, as one page. Needs no weights."""
@@ -42,7 +43,8 @@ def look(
         resolution=resolution,
         untrained=True,
         plugins=plugin or [],
-        host=source_host(source, plugin),
+        trust=trust,
+        host=source_host(source, plugin, trust=trust),
     )
     if table:
         print(summary_table(trained, depth))

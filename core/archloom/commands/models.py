@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..console import Debug, PluginFiles, Sets, number, out, progress, source_host
+from ..console import Debug, PluginFiles, Sets, Trust, number, out, progress, source_host
 
 
 def retrain(
@@ -25,6 +25,7 @@ def retrain(
     device: str = "cpu",
     precision: str = "float32",
     plugin: PluginFiles = None,
+    trust: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Train a found or named architecture from scratch. --set task.train_size=500, --set recipe.epochs=90."""
@@ -40,7 +41,7 @@ def retrain(
             seed=seed,
             device=device,
             precision=precision,
-            host=source_host(source, plugin),
+            host=source_host(source, plugin, trust=trust),
             notify=notify,
         )
     table = Table("metric", "value", title=f"trained from scratch: {source}")

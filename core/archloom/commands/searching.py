@@ -17,6 +17,7 @@ from ..console import (
     PluginFiles,
     PrecisionOption,
     Sets,
+    Trust,
     make_host,
     number,
     out,
@@ -58,25 +59,25 @@ def resume(
     folder: Annotated[Path, typer.Argument(help="The folder of an interrupted run.")],
     sets: Sets = None,
     plugin: PluginFiles = None,
+    trust: Trust = False,
     device: DeviceOption = None,
     debug: Debug = False,
 ) -> None:
     """Go on with an interrupted run, or with a finished one under a larger budget."""
-    from ..config import override
     from ..session import resume as run_resume
-    from ..session.opening import read_stored
+    from ..session.opening import reopened
 
     overrides = _overrides(sets, device, None, plugin)
-    stored = override(read_stored(folder), overrides)
-    host = make_host(stored.get("plugins", []))
+    host = make_host(reopened(folder, overrides, trust=trust).plugins)
     with progress() as notify:
-        _print_result(run_resume(folder, overrides=tuple(overrides), host=host, notify=notify))
+        _print_result(run_resume(folder, overrides=tuple(overrides), host=host, notify=notify, trust=trust))
 
 
 def verdict(
     folder: Annotated[Path, typer.Argument(help="The folder of a search that has ended.")],
     sets: Sets = None,
     plugin: PluginFiles = None,
+    trust: Trust = False,
     device: DeviceOption = None,
     debug: Debug = False,
 ) -> None:
@@ -84,14 +85,13 @@ def verdict(
 
     What was trained with the same settings is kept; what failed is tried again.
     """
-    from ..config import override
     from ..session import verdict as run_verdict
-    from ..session.opening import read_stored
+    from ..session.opening import reopened
 
     overrides = _overrides(sets, device, None, plugin)
-    host = make_host(override(read_stored(folder), overrides).get("plugins", []))
+    host = make_host(reopened(folder, overrides, trust=trust).plugins)
     with progress() as notify:
-        result = run_verdict(folder, overrides=tuple(overrides), host=host, notify=notify)
+        result = run_verdict(folder, overrides=tuple(overrides), host=host, notify=notify, trust=trust)
     _print_result(result)
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..console import AsJson, Debug, PluginFiles, Sets, make_host, out
+from ..console import AsJson, Debug, PluginFiles, Sets, Trust, make_host, out, source_host
 from ..errors import ConfigError
 
 
@@ -34,6 +34,7 @@ def info(
     num_classes: Annotated[int | None, typer.Option("--num-classes")] = None,
     sets: Sets = None,
     plugin: PluginFiles = None,
+    trust: Trust = False,
     as_json: AsJson = False,
     debug: Debug = False,
     kernels: Annotated[bool, typer.Option("--kernels", help="Say which compiled kernels run.")] = False,
@@ -52,7 +53,7 @@ def info(
     from ..cost import MACS, count
     from ..zoo import find
 
-    found = find(source, make_host(plugin), override({}, sets or []))
+    found = find(source, source_host(source, plugin, trust=trust), override({}, sets or []))
     model = found.build(num_classes)
     shape = found.shape if resolution is None else (found.shape[0], resolution, resolution)
     cost = count(model, shape)

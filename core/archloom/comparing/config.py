@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ..config import MOST, Float, Int, Part, PartLike, SearchConfig, explain, override, parse_config
+from ..config import MOST, Float, Int, Part, PartLike, SearchConfig, explain, located, override, parse_config
 from ..documents import plain, read_yaml
 from ..errors import ConfigError, nearest, shown
 from ..objective import exact
@@ -194,4 +194,4 @@ def parse_comparison(data: Any, where: str = "the comparison") -> Comparison:
 
 def read_comparison(path: str | Path, overrides: tuple[str, ...] = ()) -> Comparison:
     """A comparison from a YAML file, with `key=value` overrides: `seeds=50`."""
-    return parse_comparison(override(read_yaml(path, "the comparison"), overrides), str(path))
+    return parse_comparison(located(override(read_yaml(path, "the comparison"), overrides), path), str(path))

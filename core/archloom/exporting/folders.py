@@ -17,6 +17,7 @@ from ..errors import ExportError
 from ..run import write_atomically, write_json
 from ..source import open_source
 from ..trained import Trained
+from ..trust import keep
 from ..zoo import load_weights
 from .checking import compare, following, logits_of, needed
 
@@ -40,7 +41,7 @@ def write_safetensors(
                 "source": trained.source.name,
                 "seed": facts["provenance"]["seed"],
                 **stored,
-                "plugins": list(trained.plugins),
+                "plugins": keep(folder, trained.host.plugin_files),
             },
             sort_keys=False,
         ).encode(),

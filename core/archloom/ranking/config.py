@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..config import MOST, Int, ModelConfig, Part, PartLike, _Strict, override, parse, read_yaml
+from ..config import MOST, Int, ModelConfig, Part, PartLike, _Strict, located, override, parse, read_yaml
 
 
 class RankConfig(_Strict):
@@ -46,7 +46,7 @@ def parse_rank(data: Any, where: str = "the configuration") -> RankConfig:
 
 def read_rank(path: str | Path, overrides: Iterable[str] = ()) -> RankConfig:
     """A `RankConfig` from a YAML file, with `key=value` overrides."""
-    return parse_rank(override(read_yaml(path), overrides), str(path))
+    return parse_rank(located(override(read_yaml(path), overrides), path), str(path))
 
 
 def as_rank(config: RankConfig | Mapping[str, Any] | str | Path) -> RankConfig:

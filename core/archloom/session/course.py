@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from ..config import SearchConfig, override, parse_config
+from ..config import SearchConfig
 from ..environment import describe
 from ..errors import ArchloomError, ConfigError, RunError, SearchError
 from ..fitting import Fit
@@ -23,6 +23,7 @@ from ..resolve import Resolved, resolve
 from ..run import Run, recorded, write_atomically, write_json
 from ..strategy import Strategy, WeightSharing
 from ..trial import Trial, since_anew
+from ..trust import keep
 from .changing import check_constraints_kept, logged_trials
 from .feasibility import check_constraints
 from .finals import Finals, check_verdict
@@ -36,7 +37,7 @@ from .making import (
     make_observers,
     make_strategy,
 )
-from .opening import SEARCH, as_config, fresh_path, identity_of, read_stored
+from .opening import SEARCH, as_config, fresh_path, identity_of, reopened
 from .process import cpu_threads, log_file
 from .result import Result
 
@@ -69,11 +70,15 @@ def resume(
     overrides: tuple[str, ...] = (),
     host: Host | None = None,
     notify: Notify = lambda event: None,
+    trust: bool = False,
 ) -> Result:
-    """Go on with an interrupted run, or with a finished one under a larger budget (`budget.trials=50`)."""
+    """Go on with an interrupted run, or with a finished one under a larger budget (`budget.trials=50`).
+
+    trust: run the plugin files that the folder names, also where they never ran on this machine.
+    """
     check_main_guard()
     folder = Path(folder)
-    config = parse_config(override(read_stored(folder), overrides), str(folder / "config.yaml"))
+    config = reopened(folder, overrides, trust=trust)
     host = host or Host(config.plugins)
     resolved = resolve(config, host)
     return _Session(resolved, partial(Folder.go_on, folder, SEARCH), join(resolved.device), notify).run()
@@ -92,14 +97,15 @@ def verdict(
     overrides: tuple[str, ...] = (),
     host: Host | None = None,
     notify: Notify = lambda event: None,
+    trust: bool = False,
 ) -> Result:
     """Make the verdict of an ended search anew, perhaps with other settings (`recipe.lr=0.01`, `verdict.seeds=5`).
 
     Nothing is searched. Trainings of the same settings are kept, those that failed are tried again. A RunError where
-    the search has not ended.
+    the search has not ended. trust: as of `resume`.
     """
     folder = Path(folder)
-    config = parse_config(override(read_stored(folder), overrides), str(folder / "config.yaml"))
+    config = reopened(folder, overrides, trust=trust)
     host = host or Host(config.plugins)
     resolved = resolve(config, host)
     claim = partial(Folder.go_on, folder, SEARCH)
@@ -232,7 +238,9 @@ class _Session:
     def _describe(self) -> dict[str, Any]:
         """Write configuration and environment as they are now."""
         environment = describe(self.resolved.host, self.config)
-        dumped = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
+        plugins = keep(self.folder, self.resolved.host.plugin_files)
+        stored = self.config.model_dump(mode="json") | {"plugins": plugins}
+        dumped = yaml.safe_dump(stored, sort_keys=False)
         write_atomically(self.folder / "config.yaml", dumped.encode())
         write_json(self.folder / "environment.json", environment)
         return environment

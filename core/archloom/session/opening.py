@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import LATER, SearchConfig, parse_config, read_config
+from ..config import LATER, SearchConfig, override, parse_config, read_config
 from ..contents import contents_of, plugin_contents, task_hash
 from ..documents import read_yaml
 from ..errors import RunError
 from ..folder import Identity, Kind
 from ..resolve import Resolved
+from ..trust import named_files
 
 
 def as_config(config: SearchConfig | Mapping[str, Any] | str | Path) -> SearchConfig:
@@ -32,6 +33,18 @@ def read_stored(folder: str | Path) -> dict[str, Any]:
     if not isinstance(stored, dict):
         raise RunError(f"{path} holds no configuration; restore it, or start a new run")
     return stored
+
+
+def reopened(folder: str | Path, overrides: Iterable[str] = (), *, trust: bool = False) -> SearchConfig:
+    """The configuration of a run with overrides; its plugin files are the run's own copies, unless others are named.
+
+    trust: as of `archloom.trust.beside`.
+    """
+    stored, where = read_stored(folder), Path(folder) / "config.yaml"
+    data = override(stored, overrides)
+    if data.get("plugins") and data["plugins"] == stored.get("plugins"):
+        data["plugins"] = named_files(data["plugins"], where, trust=trust)
+    return parse_config(data, str(where))
 
 
 def _holds_a_run(folder: Path) -> bool:
