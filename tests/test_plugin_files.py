@@ -227,6 +227,15 @@ def test_a_strangers_run_runs_no_plugin_file_unless_it_is_trusted(home, tmp_path
     assert archloom.build(run).backbone.out_channels in (2, 4), "once trusted, it is known"
 
 
+def test_a_file_that_is_named_takes_the_place_of_the_runs_own(home, tmp_path, strangers_machine):
+    run = search(read_config(home / "config.yaml"), tmp_path / "run").folder
+    (mine,) = beside(run, [home / "rungs.py"])
+    assert mine == str(home / "rungs.py")
+    assert Host([home / "rungs.py", *beside(run)]).files == (mine,), "the same file in two places is one"
+    strangers_machine()
+    assert open_trained(run, untrained=True, plugins=[home / "rungs.py"]).plugins == (mine,)
+
+
 def test_a_file_that_was_changed_in_a_run_of_ones_own_is_a_strangers(home, tmp_path):
     run = search(read_config(home / "config.yaml"), tmp_path / "run").folder
     (kept,) = (run / "plugins").glob("*/rungs.py")

@@ -61,8 +61,7 @@ def source_host(source: str | Path, files: Sequence[Path] | None, *, trust: bool
     """
     from .source import plugins_beside
 
-    named = [str(file.resolve()) for file in files or []]
-    return make_host(list(dict.fromkeys([*named, *plugins_beside(source, trust=trust)])))
+    return make_host(plugins_beside(source, files or [], trust=trust))
 
 
 @contextmanager

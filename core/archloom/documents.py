@@ -43,22 +43,23 @@ Failure = type[ArchloomError]
 
 def read_text(path: str | Path, what: str, *, limit: int = BYTES, error: Failure = ConfigError) -> str:
     """A file's text, UTF-8; an error that calls it `what` where it cannot be read or has more than `limit` bytes."""
+    named = f"{what} {shown(str(path), 300)}".strip()
     try:
         with Path(path).open("rb") as file:
             data = file.read(limit + 1)
     except (OSError, ValueError) as cause:  # ValueError: a path with a null character
         reason = getattr(cause, "strerror", None) or cause
-        raise error(f"cannot read {what} {shown(str(path), 300)}: {reason}") from cause
+        raise error(f"cannot read {named}: {reason}") from cause
     if len(data) > limit:
         raise error(
-            f"cannot read {what} {path}: it has more than {limit / 2**20:g} MiB, which is too large for one"
+            f"cannot read {named}: it has more than {limit / 2**20:g} MiB, which is too large for one"
         )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as cause:
         line = data.count(b"\n", 0, cause.start) + 1
         raise error(
-            f"cannot read {what} {path}: line {line} is no UTF-8 text (byte {data[cause.start]:#04x}); save it as UTF-8"
+            f"cannot read {named}: line {line} is no UTF-8 text (byte {data[cause.start]:#04x}); save it as UTF-8"
         ) from cause
 
 

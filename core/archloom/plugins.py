@@ -210,7 +210,7 @@ class Host:
         self._entries: dict[tuple[Kind, str], Entry] = {}
         self.broken: list[Broken] = []
         read = [read_plugin(file) for file in files]
-        self.plugin_files = tuple({plugin.path: plugin for plugin in read}.values())
+        self.plugin_files = tuple({plugin.digest: plugin for plugin in reversed(read)}.values())[::-1]
         self.files = tuple(str(plugin.path) for plugin in self.plugin_files)
         if entry_points:
             self._load_entry_points()

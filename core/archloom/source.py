@@ -225,7 +225,7 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
-    return read_mapping(path, "the file")
+    return read_mapping(path, "")
 
 
 @dataclass(frozen=True)

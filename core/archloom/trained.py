@@ -81,8 +81,7 @@ def open_trained(
     """
     if resolution is not None and resolution < 1:
         raise ConfigError(f"resolution must be at least 1 pixel, not {resolution}")
-    named = [str(Path(file).resolve()) for file in plugins]
-    files = tuple(dict.fromkeys([*named, *plugins_beside(source, trust=trust)]))
+    files = tuple(plugins_beside(source, plugins, trust=trust))
     host = host or Host(files)
     made, recipe, told = _task(source, host, task, list(overrides))
     opened = open_source(source, host, task=made)

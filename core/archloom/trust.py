@@ -53,12 +53,15 @@ def _origins(folder: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def beside(source: str | Path, *, trust: bool = False) -> list[str]:
+def beside(source: str | Path, named: Iterable[str | Path] = (), *, trust: bool = False) -> list[str]:
     """The plugin files that the configuration in a folder, or a YAML file, names; of a JSON file, its folder's.
 
     Paths start at the folder, or where one works. Those of a folder must have run on this machine before, or be
-    trusted: a PluginError otherwise. A YAML file that is named itself is the user's own word.
+    trusted: a PluginError otherwise. A YAML file that is named itself is the user's own word. Files that are `named`
+    besides come first, and take the place of those of the same name.
     """
+    own = list(dict.fromkeys(str(Path(file).resolve()) for file in named))
+    taken = {Path(file).name for file in own}
     path = Path(source)
     if path.suffix == ".json" and path.is_file():
         path = path.parent
@@ -68,8 +71,13 @@ def beside(source: str | Path, *, trust: bool = False) -> list[str]:
     else:
         file = path if path.suffix in (".yaml", ".yml") and path.is_file() else None
     stored = None if file is None else read_yaml(file, "the configuration")
-    named = stored.get("plugins") if isinstance(stored, Mapping) else None
-    return named_files(named, file, trust=trust or not path.is_dir()) if named and file else []
+    listed = stored.get("plugins") if isinstance(stored, Mapping) else None
+    if not listed or file is None:
+        return own
+    if isinstance(listed, list):
+        listed = [one for one in listed if Path(str(one)).name not in taken]
+    found = named_files(listed, file, trust=trust or not path.is_dir())
+    return list(dict.fromkeys([*own, *found]))
 
 
 def named_files(named: Any, file: Path, *, trust: bool) -> list[str]:
