@@ -19,7 +19,7 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "randomness trial errors documents processes architecture ops kernels ranks losses augmentation locking eventlog",
     "plugin_files",
     "cost latency model steps space supernet task run kernels.workloads kernels.bench kernels.report products",
-    "contents folder trust",
+    "contents folder trust pictures",
     "strategy estimator objective training",
     "hypervolume",
     "report",

@@ -146,7 +146,8 @@ class ImageTask:
     where the image is uint8; None where the task takes no policies.
     raw_image: makes of an image (PIL) what an item of `train` has for one, so that image files can be classified;
     needed only where the items are no PIL images themselves. preprocessing: what that and `eval_transform` do, in
-    timm's terms (mean, std, interpolation, crop_pct, crop_mode), written beside exported networks.
+    timm's terms (mean, std, interpolation, crop_pct, crop_mode), written beside exported networks. upright: image
+    files are turned as their EXIF orientation says.
     workers: processes that load images by default. in_memory: what is not augmented is kept as tensors.
     """
 
@@ -169,6 +170,7 @@ class ImageTask:
     workers: int = 0
     raw_image: Callable[[Any], Any] | None = None
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    upright: bool = False
 
     def __post_init__(self) -> None:
         self._check()

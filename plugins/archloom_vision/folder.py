@@ -7,6 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from torch.utils.data import Dataset
+
+from archloom import pictures
 from archloom.augmentation import Policy
 from archloom.errors import TaskError
 from archloom.randomness import python_rng
@@ -36,6 +39,7 @@ def imagefolder(
     split_seed: int = 0,
     classes: int | None = None,
     subset_seed: int = 0,
+    orientation: Literal["stored", "exif"] = "stored",
 ) -> ImageTask:
     """Images in folders, ImageNet's layout: root/train/CLASS/IMAGE, root/val/CLASS/IMAGE.
 
@@ -45,17 +49,20 @@ def imagefolder(
     4). `on_corrupt`: "refuse" stops at an image that cannot be read when it is loaded; "skip" decodes
     every image once at the start, and leaves out and names those that cannot be read. `normalize`:
     "standard" by ImageNet's mean and spread, "advprop" to [-1, 1]. `classes`: so many
-    of the folders alone, drawn from `subset_seed` and the folders' names, whatever lies inside them.
+    of the folders alone, drawn from `subset_seed` and the folders' names, whatever lies inside them. `orientation`:
+    "stored" takes images as their pixels lie, "exif" turns them as cameras say they were held.
     """
     at_least(NAME, 1, resolution=resolution, train_size=train_size)
     at_least(NAME, 2, classes=classes)
     at_least(NAME, 0, workers=workers)
+    torchvision_module("transforms.v2", NAME)  # whoever lacks it is told before folders are read
     top = Path(root).expanduser()
     if not top.is_dir():
         raise TaskError(f"task '{NAME}': there is no folder {top.resolve()}; set the option root. {LAYOUT}")
+    upright = orientation == "exif"
     chosen = None if classes is None else _drawn_classes(top / "train", classes, subset_seed)
     parts = {
-        name: _scan(top / name, on_corrupt, chosen)
+        name: _scan(top / name, on_corrupt, upright, chosen)
         for name in ("train", "val", "test")
         if name != "test" or (top / name).is_dir()
     }
@@ -79,6 +86,7 @@ def imagefolder(
         workers=loading_processes(workers),
         raw_image=_rgb,
         preprocessing=described(*statistics(normalize, IMAGENET_MEAN, IMAGENET_STD), crop_pct=EVAL_CROP),
+        upright=upright,
     )
 
 
@@ -86,23 +94,35 @@ def _rgb(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def read_image(path: str) -> Any:
-    """An image as RGB (PIL). Raises TaskError, naming the file, for one that cannot be read."""
-    from PIL import Image
+class FolderImages(Dataset[Any]):
+    """The images of one split: (PIL image, label). classes: names; samples: (path, label); targets: labels."""
 
+    def __init__(self, root: str, classes: list[str], samples: list[tuple[str, int]], upright: bool) -> None:
+        self.root, self.classes, self.samples, self.upright = root, classes, samples, upright
+        self.targets = [label for _, label in samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, position: int) -> tuple[Any, int]:
+        path, label = self.samples[position]
+        return read_image(path, self.upright), label
+
+
+def read_image(path: str, upright: bool = False) -> Any:
+    """An image as RGB (PIL). Raises TaskError, naming the file, for one that cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return _rgb(Image.open(file))
-    except Exception as error:  # a decoder can raise anything at all on damaged bytes
+        return _rgb(pictures.read_image(path, upright=upright))
+    except TaskError as error:
         raise TaskError(
-            f"task '{NAME}': {path} cannot be read as an image ({type(error).__name__}: {error}). "
+            f"task '{NAME}': {error}. "
             "Replace or delete it, or leave out all such images with the option on_corrupt: skip"
         ) from error
 
 
 def _drawn_classes(folder: Path, count: int, seed: int) -> frozenset[str]:
     """`count` of the folder's class names; the same wherever the same names lie."""
-    known = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    known = list(pictures.class_folders(folder)) if folder.is_dir() else []
     if known and count > len(known):
         raise TaskError(
             f"task '{NAME}': {folder.resolve()} has {len(known)} classes, fewer than classes = {count}"
@@ -110,58 +130,52 @@ def _drawn_classes(folder: Path, count: int, seed: int) -> frozenset[str]:
     return frozenset(python_rng(seed, "classes").sample(known, count) if known else ())
 
 
-def _scan(folder: Path, on_corrupt: str, chosen: frozenset[str] | None = None) -> Any:
-    """A torchvision ImageFolder of one split, of the chosen classes where there is a choice."""
-    folders = torchvision_module("datasets.folder", NAME)
+def _scan(folder: Path, on_corrupt: str, upright: bool, chosen: frozenset[str] | None = None) -> FolderImages:
+    """The images of one split, of the chosen classes where there is a choice."""
     if not folder.is_dir():
         raise TaskError(f"task '{NAME}': there is no folder {folder.resolve()}. {LAYOUT}")
-    corrupt: list[str] = []
-
-    def readable(path: str) -> bool:
-        if not folders.is_image_file(path):
-            return False
-        try:
-            read_image(path)
-        except TaskError:
-            corrupt.append(path)
-            return False
-        return True
-
-    valid = readable if on_corrupt == "skip" else None
-    try:
-        found = _of_classes(folders.ImageFolder, chosen)(str(folder), loader=read_image, is_valid_file=valid)
-        found.__class__ = folders.ImageFolder  # a class of a function cannot be sent to loading processes
-    except FileNotFoundError as error:
-        left_out = f" Left out as corrupt: {', '.join(corrupt)}." if corrupt else ""
+    folders = pictures.class_folders(folder)
+    classes = [name for name in folders if chosen is None or name in chosen]
+    found, corrupt, samples, empty = pictures.Scan(), [], [], []
+    pictures.beside(folder, folders.values(), found)
+    for label, name in enumerate(classes):
+        before = len(found.images)
+        files = pictures.scan(folders[name], found).images[before:]
+        broken = _corrupt(files, upright) if on_corrupt == "skip" else set()
+        corrupt += sorted(broken)
+        samples += (good := [(path, label) for path in files if path not in broken])
+        empty += [] if good else [name]
+    if empty or not classes:
+        left_out = f" Left out as corrupt: {', '.join(map(pictures.shown, corrupt))}." if corrupt else ""
+        told = f"there is no valid file for the classes {', '.join(empty)}" if empty else "no class folder"
         raise TaskError(
-            f"task '{NAME}': {folder.resolve()} is empty, or a class in it is: {error}{left_out} "
+            f"task '{NAME}': {folder.resolve()} is empty, or a class in it is: {told}.{left_out} "
             f"Put images there, or remove the folders that are no class. {LAYOUT}"
-        ) from error
+        )
+    found.say(folder)
     if corrupt:
         warnings.warn(
             f"task '{NAME}': left out {len(corrupt)} images of {folder} that cannot be read: "
-            + ", ".join(corrupt),
+            + ", ".join(map(pictures.shown, corrupt)),
             stacklevel=3,
         )
-    if len(found.classes) < 2:
+    if len(classes) < 2:
         raise TaskError(
-            f"task '{NAME}': {folder.resolve()} has one class only, '{found.classes[0]}'; a classifier needs "
+            f"task '{NAME}': {folder.resolve()} has one class only, '{classes[0]}'; a classifier needs "
             f"two or more folders of images. {LAYOUT}"
         )
-    return found
+    return FolderImages(str(folder), classes, samples, upright)
 
 
-def _of_classes(kind: Any, chosen: frozenset[str] | None) -> Any:
-    """torchvision's ImageFolder, or one that sees no other folder than the chosen ones."""
-    if chosen is None:
-        return kind
-
-    class Chosen(kind):  # type: ignore[misc]
-        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-            names = [name for name in super().find_classes(directory)[0] if name in chosen]
-            return names, {name: label for label, name in enumerate(names)}
-
-    return Chosen
+def _corrupt(files: list[str], upright: bool) -> set[str]:
+    """Those that cannot be read: every file is decoded."""
+    broken = set()
+    for path in files:
+        try:
+            read_image(path, upright)
+        except TaskError:
+            broken.add(path)
+    return broken
 
 
 def _same_classes(top: Path, wanted: list[str], name: str, classes: list[str]) -> None:
@@ -171,7 +185,7 @@ def _same_classes(top: Path, wanted: list[str], name: str, classes: list[str]) -
         raise TaskError(
             f"task '{NAME}': {top / name} and {top / 'train'} must have the same classes; {name} "
             + " and ".join(
-                f"{verb} {', '.join(names)}"
+                f"{verb} {', '.join(map(pictures.differing, names))}"
                 for verb, names in (("lacks", lacks), ("has besides", more))
                 if names
             )

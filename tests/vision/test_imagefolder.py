@@ -155,6 +155,167 @@ def test_skip_is_silent_where_nothing_is_corrupt_and_passes_other_files_by(tasks
     assert len(task.train) == 18
 
 
+def two_classes(root, save, splits=("train", "val"), count=4):
+    """`count` images of each of the classes a and b for each split, as `save(path, label)` writes them."""
+    for split in splits:
+        for label, name in enumerate("ab"):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                save(root / split / name / f"{i}.png", label)
+    return root
+
+
+def test_classes_that_differ_in_sixteen_bits_differ_as_they_do_in_eight(tasks, tmp_path):
+    ramp = (np.arange(64 * 64).reshape(64, 64) // 64 * 1040).astype(np.uint16)
+
+    def sixteen(path, label):
+        Image.fromarray(ramp if label else ramp[::-1].copy()).save(path)
+
+    def eight(path, label):
+        grey = np.rint((ramp if label else ramp[::-1]) / 257).astype(np.uint8)
+        Image.fromarray(grey).save(path)
+
+    deep, shallow = (
+        load(
+            tasks["imagefolder"](
+                root=str(two_classes(tmp_path / save.__name__, save)),
+                resolution=56,
+                workers=0,
+                validation=0.25,
+            ),
+            "test",
+        )
+        for save in (sixteen, eight)
+    )
+    assert (deep[0] - shallow[0]).abs().max() <= 1 / 255 + 1e-6
+    assert (deep[0][0] - deep[0][-1]).abs().max() > 0.8
+
+
+def test_numbers_that_do_not_say_what_is_white_are_refused_or_left_out(tasks, tmp_path):
+    def save(path, label):
+        Image.fromarray(np.full((8, 8), 0.5 + label, np.float32)).save(path, format="TIFF")
+
+    root = write_folder(tmp_path, {"train": 4, "val": 2})
+    save(root / "train" / "cat" / "x.tif", 0)
+    task = tasks["imagefolder"](root=str(root), resolution=16, workers=0, validation=0.2)
+    with pytest.raises(TaskError, match=r"x\.tif cannot be read as an image: .*32-bit.*on_corrupt: skip"):
+        for _ in batches(task.dataset("weights", "architecture", "validation"), 4):
+            pass
+    with pytest.warns(UserWarning, match="left out 1 images"):
+        tasks["imagefolder"](root=str(root), on_corrupt="skip", validation=0.2)
+
+
+def test_what_is_transparent_is_white(tasks, tmp_path):
+    def save(path, label):
+        Image.new("RGBA", (64, 64), (0, 0, 0, 255 * label)).save(path)
+
+    task = tasks["imagefolder"](
+        root=str(two_classes(tmp_path, save)), resolution=56, workers=0, validation=0.25
+    )
+    x, y = load(task, "test")
+    assert x[y == 0].min() > 0.99
+    assert x[y == 1].max() < 0.01
+
+
+def test_images_are_turned_upright_on_demand_in_training_and_prediction_alike(tasks, tmp_path):
+    from archloom.judging.images import image_input, reader
+
+    def save(path, label):
+        image = Image.new("RGB", (64, 64))
+        image.paste("white", (0, 0, 64, 32))  # the upper half as the pixels lie, the left one as it was held
+        exif = Image.Exif()
+        exif[0x0112] = 8
+        image.save(path, exif=exif)
+
+    root = two_classes(tmp_path, save)
+    for orientation, bright in (("stored", (..., slice(0, 20), slice(None))), ("exif", (..., slice(0, 20)))):
+        task = tasks["imagefolder"](
+            root=str(root), resolution=56, workers=0, validation=0.25, orientation=orientation
+        )
+        x, _ = load(task, "test")
+        assert x[bright].mean() > 0.95
+        assert x.mean() < 0.6
+        given = image_input(task)(reader(task)(root / "val" / "a" / "0.png"))
+        assert torch.equal(given, task.dataset("test")[0][0])
+
+
+def test_linked_folders_and_unusual_endings_are_taken_and_hidden_files_are_not(tasks, tmp_path):
+    """As an evaluation of the folder takes them, in the same order."""
+    from archloom.judging.images import image_files, labelled_files
+
+    root = write_folder(tmp_path / "data", {"train": 4, "val": 2})
+    linked = write_folder(tmp_path / "linked", {"train": 3}, classes=("elk",))
+    write_folder(tmp_path / "linked", {"val": 1}, classes=("elk",))
+    for split in ("train", "val"):
+        (root / split / "elk").symlink_to(linked / split / "elk")
+        (root / split / "cat" / "more").symlink_to(linked / split / "elk")
+    Image.new("RGB", (8, 8)).save(root / "train" / "cat" / "x.jfif", format="JPEG")
+    (root / "train" / ".ipynb_checkpoints").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "train" / ".ipynb_checkpoints" / "x.png")
+    Image.new("RGB", (8, 8)).save(root / "train" / "dog" / "._x.png")
+    Image.new("RGB", (8, 8)).save(root / "train" / "y.png")
+    with pytest.warns(UserWarning, match="left out of the images of .*train: ") as caught:
+        task = tasks["imagefolder"](root=str(root), resolution=16, workers=0)
+    assert task.classes == ("cat", "dog", "elk", "owl")
+    assert len(caught) == 1
+    told = str(caught[0].message)
+    assert "hidden: " in told
+    assert all(name in told for name in ("._x.png", ".ipynb_checkpoints/x.png", "in no class folder: "))
+    assert len(task.train) == (4 + 3 + 1) + 4 + 3 + 4
+    with pytest.warns(UserWarning, match="left out"):
+        judged = labelled_files(root / "train", task.classes)
+    assert [(str(path), label) for path, label in judged] == task.train.samples
+    with pytest.warns(UserWarning, match="left out"):
+        asked = image_files([root / "train"])
+    assert sorted(map(str, asked)) == sorted(
+        [path for path, _ in task.train.samples] + [str(root / "train/y.png")]
+    )
+
+
+def test_a_class_name_is_the_same_however_its_accents_are_spelt(tasks, tmp_path):
+    from archloom.judging.images import labelled_files
+
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    write_folder(tmp_path, {"train": 4}, classes=("bar", decomposed))
+    write_folder(tmp_path, {"val": 2}, classes=("bar", composed))
+    task = tasks["imagefolder"](root=str(tmp_path), resolution=16, workers=0, validation=0.25)
+    assert task.classes == ("bar", composed)
+    assert load(task, "test")[1].tolist() == [0, 0, 1, 1]
+    for known in (composed, decomposed):
+        assert [label for _, label in labelled_files(tmp_path / "val", ["bar", known])] == [0, 0, 1, 1]
+
+
+def test_names_that_only_look_alike_are_shown_with_their_difference(tasks, tmp_path):
+    write_folder(tmp_path, {"train": 2}, classes=("cat", "dog"))
+    write_folder(tmp_path, {"val": 2}, classes=("c\u0430t", "dog"))  # a Cyrillic letter
+    with pytest.raises(TaskError, match=r"val lacks cat and has besides 'c\\u0430t'$"):
+        tasks["imagefolder"](root=str(tmp_path))
+
+
+def test_a_class_name_that_is_no_text_is_refused_before_anything_is_trained(tasks, tmp_path):
+    import os
+
+    root = write_folder(tmp_path, {"train": 2, "val": 2})
+    for split in ("train", "val"):
+        os.mkdir(os.fsencode(root / split) + b"/caf\xe9")
+    with pytest.raises(TaskError, match=r"train/caf\\xe9 has a name that is not UTF-8.*rename it"):
+        tasks["imagefolder"](root=str(root))
+
+
+def test_a_file_name_that_is_no_text_is_read_and_named(tasks, tmp_path):
+    import os
+
+    root = write_folder(tmp_path, {"train": 4, "val": 2})
+    odd = os.fsdecode(os.fsencode(root / "train" / "cat") + b"/\xe9.png")
+    Image.new("RGB", (8, 8)).save(odd)
+    task = tasks["imagefolder"](root=str(root), resolution=16, workers=0, validation=0.25)
+    assert len(load(task, "weights", "architecture", "validation")[1]) == 13
+    with open(odd, "wb") as file:
+        file.write(b"no image")
+    with pytest.warns(UserWarning, match=r"left out 1 images .*cat/\\xe9\.png"):
+        tasks["imagefolder"](root=str(root), on_corrupt="skip", validation=0.25)
+
+
 def test_a_class_of_corrupt_images_only_is_refused_with_their_names(tasks, tmp_path):
     root = write_folder(tmp_path, {"train": 2, "val": 2})
     for path in (root / "train" / "dog").iterdir():

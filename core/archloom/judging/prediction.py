@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import ConfigError, SearchError, TaskError
 from ..model import ranked
 from ..trained import Trained
-from .images import image_input, read_image
+from .images import image_input, reader
 
 BATCH = 64
 
@@ -76,11 +76,11 @@ def predict(
 def opener(trained: Trained, resolution: int | None = None) -> Callable[[str | Path], Tensor]:
     """path -> (C, H, W): an image file as the network is given it, or as a square of another side."""
     task = trained.needs_task("reading an image file")
-    as_input = image_input(task, resolution or trained.resolution)
+    as_input, read = image_input(task, resolution or trained.resolution), reader(task)
     shape = trained.shape if resolution is None else (trained.shape[0], resolution, resolution)
 
     def open_image(path: str | Path) -> Tensor:
-        image: Tensor = as_input(read_image(path))
+        image: Tensor = as_input(read(path))
         if tuple(image.shape) != shape:
             raise ConfigError(
                 f"task '{task.name}' makes {path} an image of shape {tuple(image.shape)}, not {shape}"
