@@ -18,7 +18,7 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "graphs",
     "randomness trial errors documents processes architecture ops kernels ranks losses augmentation locking eventlog",
     "plugin_files",
-    "cost latency model steps space supernet task run kernels.workloads kernels.bench kernels.report products",
+    "cost latency model steps space splitting supernet task run kernels.workloads kernels.bench kernels.report products",
     "contents folder trust pictures",
     "strategy estimator objective training",
     "hypervolume",

@@ -71,6 +71,50 @@ def test_classes_of_one_image_do_not_all_lose_to_the_same_split():
     assert len(parts["a"]) + len(parts["b"]) == 400
 
 
+DEFAULT = {"weights": 1 - 0.2 - 0.1, "architecture": 0.2, "validation": 0.1}
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 4, 5, 7, 9])
+def test_small_classes_give_each_split_the_share_that_it_is_promised(images):
+    labels = [i % 100 for i in range(100 * images)]
+    for seed in range(3):
+        parts = stratified_split(labels, DEFAULT, seed)
+        for name, share in DEFAULT.items():
+            assert abs(len(parts[name]) - share * len(labels)) <= 1, name
+            classes = len({labels[i] for i in parts[name]})
+            assert classes >= min(100, len(parts[name])) - 1, name
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=60),
+    shares=st.lists(st.integers(1, 20), min_size=1, max_size=4).filter(lambda shares: sum(shares) <= 20),
+    seed=st.integers(0, 2**40),
+)
+@settings(deadline=None)
+def test_a_split_has_every_class_that_it_can_have(sizes, shares, seed):
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    fractions = {f"part {i}": share / 20 for i, share in enumerate(shares)}
+    parts = stratified_split(labels, fractions, seed)
+    for (name, indices), share in zip(parts.items(), shares, strict=True):
+        counts = Counter(labels[i] for i in indices)
+        # a class of which the split is to have a whole image is there, and of the others as many as images are due
+        small = [label for label, size in enumerate(sizes) if share * size < 20]
+        assert all(counts[label] for label in set(range(len(sizes))) - set(small)), name
+        due = sum(Fraction(share * sizes[label], 20) for label in small)
+        assert abs(sum(counts[label] > 0 for label in small) - due) < 3, name
+
+
+def test_classes_with_enough_images_are_split_as_ever():
+    labels = [i % 3 for i in range(90)]
+    parts = stratified_split(labels, {"weights": 0.6, "architecture": 0.2, "validation": 0.2}, 0)
+    assert [len(part) for part in parts.values()] == [54, 18, 18]
+    assert parts["validation"] == [2, 9, 14, 22, 24, 32, 34, 36, 43, 44, 46, 49, 59, 60, 66, 67, 71, 78]
+    assert (
+        stratified_split([*labels, 3, 3], {"a": 0.5, "b": 0.5}, 1)["a"][:45]
+        == stratified_split(labels, {"a": 0.5, "b": 0.5}, 1)["a"]
+    )  # a small class changes nothing of the others
+
+
 @pytest.mark.parametrize("fractions", [{"a": 0.7, "b": 0.4}, {"a": -0.1}, {"a": float("nan")}])
 def test_fractions_that_cannot_be_are_refused(fractions):
     with pytest.raises(ConfigError, match="sum to at most 1"):
@@ -135,6 +179,24 @@ def test_the_four_splits_of_a_task_are_disjoint_and_hold_everything(seed):
     assert sorted(n for content in contents.values() for n in content) == [*range(100), *range(1000, 1012)]
     assert [len(contents[split]) for split in SPLITS] == [60, 20, 20, 12]
     assert contents["test"] == list(range(1000, 1012))
+
+
+def test_a_class_that_a_split_lacks_is_said_with_its_name(caplog):
+    images = {"train": Numbered(10, classes=5), "train_targets": [i % 5 for i in range(10)]}
+    fractions = {"weights": 0.8, "architecture": 0.1, "validation": 0.1}
+    make_task(**images, classes=tuple("abcde"), fractions=fractions)
+    told = [record.getMessage() for record in caplog.records]
+    assert [text.split(" split has no image of ")[1].split(": ")[0] for text in told] == [
+        "4 of the 5 classes"
+    ] * 2
+    assert "architecture" in told[0]
+    assert "validation" in told[1]
+    caplog.clear()
+    make_task(classes=tuple("abcde"))
+    assert "the weights split has no image of 1 of the 5 classes: e; " in caplog.text
+    caplog.clear()
+    make_task()
+    assert not caplog.records
 
 
 def test_several_splits_are_one_after_another_with_their_labels():

@@ -9,12 +9,13 @@ test          is read once, at the end
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,12 +26,14 @@ from .augmentation import Policy
 from .errors import ConfigError, TaskError
 from .randomness import derive_seed, forked_rng, python_rng, torch_rng
 from .ranks import Ranks
+from .splitting import apportion, lacking, stratified_sample, stratified_split
+
+logger = logging.getLogger("archloom")
 
 Split = Literal["weights", "architecture", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 Transform = Callable[[Any], Tensor]
-Key = TypeVar("Key", bound=Hashable)
 
 
 @runtime_checkable
@@ -57,61 +60,6 @@ class Task(Protocol):
     def dataset(
         self, *splits: Split, augment: bool | Policy = False, resolution: int | None = None
     ) -> Dataset[tuple[Tensor, int]]: ...
-
-
-def stratified_split(
-    targets: Sequence[int], fractions: Mapping[str, float], seed: int
-) -> dict[str, list[int]]:
-    """Disjoint index lists, each class shared out in the same proportions.
-
-    Fractions sum to at most one; what remains is left out. Rounding is by largest remainder within a
-    class, ties drawn from the seed, so that small classes do not all lose to the same split: a split's
-    share of a class is within one of its exact share.
-    """
-    total = sum(fractions.values())
-    if not all(f >= 0 for f in fractions.values()) or not total <= 1 + 1e-9:
-        raise ConfigError(f"split fractions must be at least 0 and sum to at most 1, not {dict(fractions)}")
-    parts: dict[str, list[int]] = {name: [] for name in fractions}
-    for label, members in _by_class(targets).items():
-        rng = python_rng(seed, "split", label)
-        rng.shuffle(members)
-        exact = {name: fraction * len(members) for name, fraction in fractions.items()}
-        start = 0
-        for name, count in _apportion(exact, round(sum(exact.values())), rng).items():
-            parts[name] += members[start : start + count]
-            start += count
-    return {name: sorted(indices) for name, indices in parts.items()}
-
-
-def stratified_sample(targets: Sequence[int], count: int, seed: int) -> list[int]:
-    """Exactly `count` of the positions, in order, each class within one of its proportion."""
-    if not 0 <= count <= len(targets):
-        raise ConfigError(f"cannot take {count} of {len(targets)} images")
-    by_class = _by_class(targets)
-    exact = {label: count * len(members) / len(targets) for label, members in by_class.items()}
-    counts = _apportion(exact, count, python_rng(seed, "sample"))
-    chosen: list[int] = []
-    for label, members in by_class.items():
-        python_rng(seed, "sample", label).shuffle(members)
-        chosen += members[: counts[label]]
-    return sorted(chosen)
-
-
-def _by_class(targets: Sequence[int]) -> dict[int, list[int]]:
-    """Label -> its positions, in the order of the labels."""
-    members: dict[int, list[int]] = {}
-    for index, target in enumerate(targets):
-        members.setdefault(int(target), []).append(index)
-    return dict(sorted(members.items()))
-
-
-def _apportion(exact: Mapping[Key, float], total: int, rng: random.Random) -> dict[Key, int]:
-    """Whole numbers near `exact` that sum to `total`: the largest remainders are rounded up."""
-    counts = {key: int(share) for key, share in exact.items()}
-    order = sorted(exact, key=lambda key: (counts[key] - exact[key], rng.random()))
-    for key in order[: total - sum(counts.values())]:
-        counts[key] += 1
-    return counts
 
 
 class Transformed(Dataset[tuple[Tensor, int]]):
@@ -186,6 +134,7 @@ class ImageTask:
                 raise TaskError(
                     f"task '{self.name}': the {name} split is empty; give it a larger share or more images"
                 )
+        self._say_lacking(parts)
         object.__setattr__(self, "_sources", sources)
         object.__setattr__(self, "_tensors", {})
 
@@ -208,6 +157,19 @@ class ImageTask:
                 f"{where}: fractions are of {', '.join(known)}, not of {', '.join(self.fractions)}"
             )
 
+    def _say_lacking(self, parts: Mapping[str, Sequence[int]]) -> None:
+        """Warn of classes that a split has no image of: what is trained or judged there knows nothing of them."""
+        for name, indices in parts.items():
+            missing = lacking(self.train_targets, indices, len(self.classes)) if indices else []
+            if missing:
+                named = ", ".join(self.classes[label] for label in missing[:5])
+                more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+                logger.warning(
+                    "task '%s': the %s split has no image of %d of the %d classes: %s%s; give it a larger share, or "
+                    "these classes more images",
+                    *(self.name, name, len(missing), len(self.classes), named, more),
+                )
+
     def _thinned(self, parts: Mapping[str, list[int]], size: int) -> dict[str, list[int]]:
         """The weights and architecture splits with `size` images together, in their old proportion."""
         available = {name: len(parts[name]) for name in SPLITS[:2] if name in parts}
@@ -216,7 +178,7 @@ class ImageTask:
             raise ConfigError(f"task '{self.name}': train_size must be between 1 and {total}, not {size}")
         exact = {name: size * count / total for name, count in available.items()}
         thinned: dict[str, list[int]] = {}
-        for name, count in _apportion(exact, size, python_rng(self.split_seed, "train_size")).items():
+        for name, count in apportion(exact, size, python_rng(self.split_seed, "train_size")).items():
             labels = [self.train_targets[i] for i in parts[name]]
             thinned[name] = [parts[name][i] for i in stratified_sample(labels, count, self.split_seed)]
         return thinned
