@@ -40,6 +40,11 @@ class CostTable:
         lowest = [min(cost) if all(c == c for c in cost) else float("nan") for cost in self.costs.values()]
         return self.base + sum(lowest)
 
+    @property
+    def dearest(self) -> float:
+        """The cost of the dearest architecture."""
+        return self.base + sum(max(cost) for cost in self.costs.values())
+
 
 def latency_costs(table: LatencyTable, space: Any, unit: Unit) -> CostTable:
     """A latency table's medians in microseconds or milliseconds."""

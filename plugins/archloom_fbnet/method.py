@@ -7,6 +7,7 @@ w is trained on one part of the data and theta on another, in turn, an epoch of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from archloom.training import precision_context
 from archloom.trial import Trial
 
 from .costs import CostTable, Unit, counted_costs, latency_costs, measured_costs, read_table
-from .loss import Form, Objective, expected_cost
+from .loss import Form, Objective, Scaled, Stillness, expected_cost
 from .schedule import Phase, Span, Temperature, cosine, plan
 
 Mode = Literal["soft", "single_path", "top_k"]
@@ -121,13 +122,18 @@ class FBNet:
             loss or ("reference" if reference else "paper"), self.costs.unit, alpha, beta, target
         )
         self.objective.check(self.costs.cheapest)
+        self.scaled = Scaled(self.objective, self.costs.dearest)
         self.weights = [p for p in self.supernet.parameters() if p.requires_grad]
         self.weight_optimizer = torch.optim.SGD(
             self.weights, lr=lr, momentum=momentum, weight_decay=weight_decay
         )
         self.theta_optimizer = torch.optim.Adam(
-            self.theta.values(), lr=theta_lr, weight_decay=theta_weight_decay
+            self.theta.values(),
+            lr=theta_lr,
+            eps=self.scaled.eps,
+            weight_decay=theta_weight_decay * self.scaled.decay,
         )
+        self.stillness = Stillness(self.theta, theta_lr)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         self.data: dict[Phase, Any] = {
             "weights": task.dataset("weights", augment=True),
@@ -167,14 +173,19 @@ class FBNet:
             device=self.device,
         )
         totals = torch.zeros(3, device=self.device)
+        self.stillness.begin()
         with forked_rng(self.seed, "fit", unit.before):  # dropout in a head draws from global state
             for offset, (x, y) in enumerate(islice(stream, unit.start, unit.stop)):
                 totals += self._step(x, y, unit.phase, tau, unit.before + offset)
         self.ranks.broadcast_buffers(self.supernet)
         ce, loss, correct = (totals / (unit.stop - unit.start)).tolist()
+        if unit.phase == "theta":
+            self.stillness.end(unit.epoch)
+            loss = self.scaled.true(loss)
         return {
             f"{unit.phase}.ce": ce,
-            f"{unit.phase}.loss": loss,
+            # a loss beyond what a number holds is no number to write down
+            **({f"{unit.phase}.loss": loss} if math.isfinite(loss) else {}),
             f"{unit.phase}.accuracy": 100 * correct,
             "temperature": tau,
             "lr": self.weight_optimizer.param_groups[0]["lr"],
@@ -211,7 +222,7 @@ class FBNet:
     def losses(
         self, x: Tensor, y: Tensor, masks: Mapping[str, Mixture], phase: Phase = "theta"
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """CE, what is minimized in this phase, and the logits (N, classes)."""
+        """CE, what is minimized in this phase (for theta as `scaled`), and the logits (N, classes)."""
         with precision_context(self.device, self.precision):
             logits = self.supernet(x, masks)
             ce = self.supernet.loss(logits, y)
@@ -219,7 +230,8 @@ class FBNet:
             return ce, ce, logits
         weights = {name: mask.weights for name, mask in masks.items()}
         cost = expected_cost(weights, self.cost_tensors, self.costs.base)
-        return ce, self.objective(ce.float(), cost), logits
+        objective = self.objective if phase == "weights" else self.scaled
+        return ce, objective(ce.float(), cost), logits
 
     def _freeze(self, phase: Phase) -> None:
         """Gradients for one group of parameters only: the other's are neither needed nor computed."""

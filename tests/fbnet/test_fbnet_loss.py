@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archloom.errors import ConfigError
-from archloom_fbnet.loss import Objective, expected_cost, paper_loss, reference_loss
+from archloom_fbnet.loss import Objective, Scaled, Stillness, expected_cost, paper_loss, reference_loss
 from archloom_fbnet.schedule import Temperature, cosine, plan
 
 
@@ -116,3 +116,62 @@ def test_the_plan_holds_every_step_once_and_in_order(epochs, warmup, weights, th
     assert all(s.stop - s.start <= span for s in spans)
     assert spans[-1].epochs == epochs
     assert all(a.epochs < b.epochs for a, b in pairwise(spans))
+
+
+FORMS = [("paper", {}), ("reference", {}), ("additive", {}), ("target", {"target": 300.0})]
+
+
+def slope(loss, ce=1.7, cost=500.0):
+    """The loss and its gradient to CE and LAT, in float32."""
+    leaves = [torch.tensor(value, requires_grad=True) for value in (ce, cost)]
+    value = loss(*leaves)
+    return value.item(), [g.item() for g in torch.autograd.grad(value, leaves)]
+
+
+@given(
+    st.sampled_from(FORMS), st.floats(1e-4, 1e9), st.floats(0.1, 16), st.floats(0.1, 9), st.floats(300, 600)
+)
+def test_where_nothing_overflows_the_scaled_loss_is_the_objective_to_the_bit(form, alpha, beta, ce, cost):
+    objective = Objective(form[0], "K", alpha, beta, **form[1])
+    scaled = Scaled(objective, 641.0)
+    if scaled.exponent == 0:
+        assert slope(scaled, ce, cost) == slope(objective, ce, cost)
+        assert (scaled.decay, scaled.eps) == (1.0, 1e-8)
+    elif scaled.exponent < 0 and math.isfinite(slope(objective, ce, cost)[0]):
+        (value, gradients), factor = slope(objective, ce, cost), 2.0**scaled.exponent
+        assert slope(scaled, ce, cost) == (value * factor, [g * factor for g in gradients])
+        assert scaled.true(value * factor) == value
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("alpha", [1e-300, 1e-30, 0.2, 1e10, 1e30, 1e300])
+@pytest.mark.parametrize("beta", [0.6, 24, 30, 60, 1000])
+def test_a_loss_of_any_size_and_the_square_of_its_gradient_stay_in_range(form, alpha, beta):
+    scaled = Scaled(Objective(form[0], "K", alpha, beta, **form[1]), 641.0)
+    value, gradients = slope(scaled, cost=641.0)
+    ce, cost = gradients
+    squares = [torch.tensor(g) ** 2 for g in gradients]
+    # in a sum one of the terms may be nothing beside the other
+    assert all(square < math.inf for square in squares)
+    assert 0 < value < math.inf
+    assert form[0] == "additive" or all(square > 0 for square in squares)
+    # the two slopes stand to one another as by hand: CE / LAT of the loss's logarithm
+    by_hand = {
+        "paper": 1.7 * beta / (math.log(641) * 641),
+        "reference": 1.7 / (math.log(641) * 641),
+        "additive": alpha,
+        "target": 1.7 * beta / 641,
+    }[form[0]]
+    assert ce == 0 or cost / ce == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_theta_that_stands_still_is_said_once(caplog):
+    theta = {"a": torch.zeros(3), "b": torch.zeros(1)}
+    watch = Stillness(theta, lr=0.1)
+    for moved in (torch.tensor([0.1, 0.0, 0.0]), torch.full((3,), 0.1), torch.zeros(3)):
+        watch.begin()
+        theta["a"] += moved  # a constant for all of them changes no probability
+        theta["b"] += 1
+        watch.end(4)
+        assert len(caplog.records) == int(bool(moved[0] == moved[1]))
+    assert "theta stood still in the pass of epoch 5" in caplog.text

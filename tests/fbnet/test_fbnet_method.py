@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -197,6 +198,33 @@ def test_every_mode_gives_theta_a_gradient_and_the_weights_none(options):
         reached = range(3) if options["mode"] != "top_k" else masks[name].active
         assert all(theta.grad[i].abs() > 1e-6 for i in reached)
     assert all(parameter.grad is None for parameter in method.weights)
+
+
+def searched(**options):
+    method = make(epochs=5, warmup_epochs=0, theta_lr=0.2, unit="K", **options)
+    metrics = [progress.metrics for progress in method.fit()]
+    return method, metrics
+
+
+def test_alpha_only_scales_over_any_range():
+    thetas = []
+    for exponent in (40, 70, 110, 900):
+        method, metrics = searched(loss="paper", alpha=2.0**exponent, beta=4.0)
+        thetas.append(torch.cat(list(method.theta.values())))
+        assert metrics[1]["theta.loss"] > 2.0**exponent
+    assert all(torch.equal(theta, thetas[0]) for theta in thetas[1:])
+    for alpha in (1e-300, 1e-20):
+        method, _ = searched(loss="paper", alpha=alpha, beta=4.0, theta_weight_decay=0.0)
+        assert torch.allclose(torch.cat(list(method.theta.values())), thetas[0], atol=1e-3)
+
+
+def test_a_heavy_cost_leads_to_cheap_networks_where_squares_overflow_too(caplog):
+    for beta in (24, 30, 60, 120, 1000):
+        method, metrics = searched(loss="paper", beta=beta)
+        cost = metrics[-1]["cost.expected_K"]
+        assert cost < method.costs.cheapest + 0.1 * (method.costs.dearest - method.costs.cheapest)
+        assert all(math.isfinite(value) for value in metrics[-1].values())
+    assert "stood still" not in caplog.text
 
 
 @pytest.mark.parametrize("options", [{"mode": "single_path"}, {"mode": "top_k", "k": 1}])
