@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import warnings
+from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from . import version
 from .commands import bench, compare, export, judging, latency, look, models, rank, searching, showing
-from .console import err, how_to_resume, out
+from .console import complain, err, how_to_resume, out, warn
 from .errors import ArchloomError
 from .kernels import keep_freed_memory
+from .streams import open_standard_streams
 
 app = typer.Typer(
     name="archloom",
@@ -62,30 +65,70 @@ def _top(
 
 
 def main() -> None:
-    """Entry point of the console script: errors become one or two lines and an exit code."""
+    """Entry point of the console script: errors become one or two lines and an exit code.
+
+    Where it is asked to end (SIGTERM from a scheduler, SIGHUP from a terminal that goes away) it ends as after Ctrl-C.
+    """
+    open_standard_streams()
+    asked = _end_like_ctrl_c()
+    warnings.showwarning = lambda message, *_, **__: warn(message)
+    code = _run(asked)
+    for console in (out, err):
+        console.file.flush()
+    lost = getattr(out.file, "lost", None)
+    if lost is not None and not code and not isinstance(lost, BrokenPipeError):
+        complain(f"what the command said could not be written: {lost}")
+        code = 1
+    if code:
+        sys.exit(code)
+
+
+def _run(asked: list[int]) -> int:
+    """Run the command that was typed; the exit code."""
     debug = "--debug" in sys.argv
-    warnings.showwarning = lambda message, *_, **__: err.print(f"[yellow]warning:[/] {escape(str(message))}")
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer hands Ctrl-C on as this value, other versions of it as Abort
             raise KeyboardInterrupt
-        if code:
-            sys.exit(code)
+        return code or 0
     except ArchloomError as error:
         if debug:
             raise
-        err.print(f"[red]error:[/] {escape(str(error))}")
-        sys.exit(2)
+        complain(error)
+        return 2
     except (KeyboardInterrupt, typer.Abort):
         err.print("interrupted; what was done is saved" + how_to_resume())
-        sys.exit(130)
+        return 128 + (asked[-1] if asked else signal.SIGINT)
     except typer.Exit as leaving:
-        sys.exit(leaving.exit_code)
+        return leaving.exit_code
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's own usage errors
             error.show()
-            sys.exit(error.exit_code)
+            return int(error.exit_code)
         if debug:
             raise
-        err.print(f"[red]error:[/] {type(error).__name__}: {escape(str(error))} (--debug shows where)")
-        sys.exit(1)
+        complain(f"{type(error).__name__}: {error} (--debug shows where)")
+        return 1
+
+
+def _end_like_ctrl_c() -> list[int]:
+    """From now on SIGTERM and SIGHUP do what Ctrl-C does at the moment; the list gets their numbers."""
+    asked: list[int] = []
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        asked.append(signum)
+        interrupt = signal.getsignal(signal.SIGINT)
+        if not callable(interrupt):
+            raise KeyboardInterrupt
+        interrupt(signal.SIGINT, frame)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # who ignores it (nohup) or has a handler keeps that; a thread cannot set one
+        if (
+            number is not None
+            and threading.current_thread() is threading.main_thread()
+            and signal.getsignal(number) == signal.SIG_DFL
+        ):
+            signal.signal(number, handler)
+    return asked

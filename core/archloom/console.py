@@ -1,23 +1,34 @@
-"""What the commands share: the two consoles, the options' types, the plugin host, progress."""
+"""What the commands share: the two consoles, the options' types, the plugin host, progress.
+
+Both consoles print text as it is: what stands in brackets or between colons is the user's, and no markup.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-import sys
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-# a pipe or a file has no width: tables get room there
-_width = None if sys.stdout.isatty() else 160
-out = Console(highlight=False, soft_wrap=True, width=_width)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+from .progress import Bars, Lines
+from .standing import number
+from .streams import Stream
+
+_plain = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
+_stdout, _stderr = Stream("stdout"), Stream("stderr")
+# a pipe or a file has no width: tables get room there, or what COLUMNS says
+_width = None if _stdout.isatty() or "COLUMNS" in os.environ else 160
+out = Console(file=_stdout, width=_width, **_plain)  # type: ignore
+err = Console(file=_stderr, **_plain)  # type: ignore
 
 PluginFiles = Annotated[
     list[Path] | None, typer.Option("--plugin", help="A Python file that registers things; can be repeated.")
@@ -41,7 +52,23 @@ _started: list[str] = []  # the run folder that this process works in, for the m
 
 def how_to_resume() -> str:
     """What to type to go on with the interrupted run; nothing where none was started."""
-    return f". Go on with: archloom resume {_started[-1]}" if _started else ""
+    return f". Go on with: archloom resume {shlex.quote(_started[-1])}" if _started else ""
+
+
+def warn(message: object) -> None:
+    """A warning for people."""
+    err.print(Text("warning: ", "yellow") + Text(str(message)))
+
+
+def complain(message: object) -> None:
+    """What went wrong, for people."""
+    err.print(Text("error: ", "red") + Text(str(message)))
+
+
+def print_json(value: Any) -> None:
+    """A document for programs."""
+    out.file.write(json.dumps(value, indent=1, default=str) + "\n")
+    out.file.flush()
 
 
 def make_host(files: Sequence[Any] | None) -> Any:
@@ -50,7 +77,7 @@ def make_host(files: Sequence[Any] | None) -> Any:
 
     host = Host(files or [])
     for broken in host.broken:
-        err.print(f"[yellow]warning:[/] {escape(str(broken))}")
+        warn(broken)
     return host
 
 
@@ -66,12 +93,13 @@ def source_host(source: str | Path, files: Sequence[Path] | None, *, trust: bool
 
 @contextmanager
 def progress() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Events as a live progress bar on a terminal, as one line each elsewhere. Silent on other ranks."""
+    """Events as a live display on a terminal, as lines elsewhere. Silent on other ranks.
+
+    Results are printed after the block: a live display that still runs is drawn again over them.
+    """
     if os.environ.get("RANK", "0") != "0":
         yield lambda event: None
         return
-    from .progress import Bars, Lines
-
     with Bars(err) if err.is_terminal else Lines(err) as show:
 
         def notify(event: dict[str, Any]) -> None:
@@ -79,17 +107,20 @@ def progress() -> Iterator[Callable[[dict[str, Any]], None]]:
                 _started.append(event["folder"])
             show(event)
 
+        notify.title = "the progress display"  # type: ignore[attr-defined]
         yield notify
 
 
-def number(value: float) -> str:
-    """A figure for a table: whole ones with separators, others with four digits."""
-    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.4g}"
+def make_table(*heads: str, title: str | None = None) -> Table:
+    """A table; on a narrow screen without the lines between columns, so that the figures have room."""
+    if out.width >= 100:
+        return Table(*heads, title=title)
+    return Table(*heads, title=title, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
 
 
 def print_metrics(metrics: Mapping[str, float], *, value: str = "value", title: str | None = None) -> None:
     """Name and figure of each metric, as a table."""
-    table = Table("metric", value, title=title)
+    table = make_table("metric", value, title=title)
     for name, figure in metrics.items():
         table.add_row(name, number(figure))
     out.print(table)

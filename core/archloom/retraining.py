@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .environment import versions
 from .errors import ArchloomError, ConfigError, RunError
 from .folder import Folder, Identity, Kind
 from .model import Model
+from .observing import Observers, name_of
 from .plugins import Host
 from .resolve import device_of
 from .run import load_checkpoint, write_atomically, write_json
@@ -153,13 +155,15 @@ class _Tell:
         entries = [host.get("observer", name) for name in observers]
         self._makers = [(entry, entry.validate({})) for entry in entries]
         self._folder, self._notify = folder, notify
-        self._made: list[Callable[[dict[str, Any]], None]] | None = None
+        self._made: Observers | None = None
 
     def __call__(self, event: dict[str, Any]) -> None:
         if self._made is None:
-            self._made = [entry.make(options, folder=self._folder) for entry, options in self._makers]
-        for observer in (*self._made, self._notify):
-            observer(event)
+            self._made = Observers()
+            for entry, options in self._makers:
+                self._made.add(f"observer '{entry.name}'", partial(entry.make, options, folder=self._folder))
+            self._made.add(name_of(self._notify), lambda: self._notify)
+        self._made(event)
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch, as an event."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from ..console import AsJson, Debug, PluginFiles, Sets, err, make_host, out
+from ..console import AsJson, Debug, PluginFiles, Sets, err, make_host, make_table, out, print_json
+from ..progress import Steps
 
 
 def compare(
@@ -37,26 +37,21 @@ def compare(
     comparison = read_comparison(config, tuple(overrides))
     host = make_host(comparison.shared.plugins)
     target = folder or Path("runs") / f"compare-{config.stem}"
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
-        task, done = bars.add_task("searches", total=None), 0
+    with Steps(err, lambda label, number, of: f"{number} of {of} {label}") as steps:
+        done = itertools.count(1)
 
         def notify(event: Mapping[str, Any]) -> None:
-            nonlocal done
-            if event["event"] != "run":
-                return
-            done += 1
-            bars.update(task, total=event["of"], advance=1)
-            if not err.is_terminal and 10 * done // event["of"] > 10 * (done - 1) // event["of"]:
-                err.print(f"{done} of {event['of']} searches")
+            if event["event"] == "run":
+                steps("searches", next(done), event["of"])
 
+        notify.title = "the progress display"  # type: ignore[attr-defined]
         try:
             compared = run_comparison(comparison, target, host=host, notify=notify)
         except KeyboardInterrupt:
             err.print(f"the searches that ended are kept in {target}; the same command goes on")
             raise
     if as_json:
-        print(json.dumps(compared.document, indent=1))
+        print_json(compared.document)
         return
     for label, scored in compared.document["scores"].items():
         _print_score(compared.document["protocol"], label, scored)
@@ -73,7 +68,7 @@ def _print_score(protocol: Mapping[str, Any], label: str, scored: Mapping[str, A
     if "floor" in scored:
         title += f"; of exhaustive search {scored['floor']:.3g}"
     heads = [f"{exact(at)} {protocol['axis']}" for at in protocol["at"]]
-    table = Table("strategy", *heads, "p, Wilcoxon", "p, bootstrap", title=title)
+    table = make_table("strategy", *heads, "p, Wilcoxon", "p, bootstrap", title=title)
     last = {test["strategy"]: test for test in scored["tests"] if test["at"] == protocol["at"][-1]}
     for name, curve in scored["curves"].items():
         cells = []

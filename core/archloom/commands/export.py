@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from ..console import AsJson, Debug, PluginFiles, Sets, Trust, err, out, source_host
+from ..console import AsJson, Debug, PluginFiles, Sets, Trust, out, print_json, source_host, warn
 from ..errors import ConfigError
 
 SourceArgument = Annotated[
@@ -61,7 +59,7 @@ def export(
         host=source_host(source, plugin, trust=trust),
     )
     if trained.task is None:
-        err.print(f"[yellow]warning:[/] checked on random images: {escape(trained.no_task)}")
+        warn(f"checked on random images: {trained.no_task}")
     done = run_export(trained, format, folder, batch=None if batch == "dynamic" else int(batch))
     if as_json:
         facts = {
@@ -70,7 +68,7 @@ def export(
             "largest_difference": done.difference,
             "checked_on": done.checked_on,
         }
-        print(json.dumps(facts, indent=1))
+        print_json(facts)
         return
     out.print(f"{format}: {done.file}")
     out.print(f"its logits differ from the network's by at most {done.difference:.2g}, on {done.checked_on}")

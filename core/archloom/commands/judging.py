@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from ..console import AsJson, Debug, PluginFiles, Sets, Trust, err, number, out, source_host
+from ..console import (
+    AsJson,
+    Debug,
+    PluginFiles,
+    Sets,
+    Trust,
+    complain,
+    err,
+    make_table,
+    out,
+    print_json,
+    source_host,
+    warn,
+)
 from ..errors import ConfigError
+from ..standing import number
 from .export import SourceArgument
 
 Weights = Annotated[Path | None, typer.Option(help="A weights file; default: the source's.")]
@@ -76,23 +87,23 @@ def evaluate(
     )
     where = str(images) if images is not None else split
     for message in found.unreadable:
-        err.print(f"[yellow]warning:[/] left out: {escape(message)}")
+        warn(f"left out: {message}")
     if folder is not None:
         written = write_evaluation(found, folder, f"{Path(source).name} on {where}")
-        err.print(f"page: {escape(str(written))}")
+        err.print(f"page: {written}")
     if as_json:
-        print(json.dumps(found.to_json(), indent=1))
+        print_json(found.to_json())
         return
-    table = Table("metric", where)
+    table = make_table("metric", where)
     for name, value in found.metrics().items():
         table.add_row(name, number(value))
     table.add_row("images", f"{found.images:,}")
     out.print(table)
     if len(found.classes) <= 30:
-        by_class = Table("class", "precision %", "recall %", "F1 %", "images")
+        by_class = make_table("class", "precision %", "recall %", "F1 %", "images")
         for each in found.per_class:
             figures = (f"{value:.2f}" for value in (each.precision, each.recall, each.f1))
-            by_class.add_row(escape(each.name), *figures, f"{each.support:,}")
+            by_class.add_row(each.name, *figures, f"{each.support:,}")
         out.print(by_class)
 
 
@@ -155,18 +166,18 @@ def predict(
     )
     for each in found:
         if each.error is not None:
-            err.print(f"[red]error:[/] {escape(each.error)}")
+            complain(each.error)
     if as_json:
         listing = [each.to_json() for each in found]
         for entry, each in zip(listing, found, strict=True):
             if each.path in maps:
                 entry["cam"] = str(maps[each.path])
-        print(json.dumps(listing, indent=1))
+        print_json(listing)
     else:
-        table = Table("image", "class", "probability")
+        table = make_table("image", "class", "probability")
         for each in found:
             for position, (name, probability) in enumerate(each.classes):
-                table.add_row("" if position else escape(str(each.path)), escape(name), f"{probability:.4f}")
+                table.add_row("" if position else str(each.path), name, f"{probability:.4f}")
         out.print(table)
         if maps:
             out.print(f"class-activation maps: {cam}")

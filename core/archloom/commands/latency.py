@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from ..console import AsJson, Debug, PluginFiles, Sets, make_host, out
+from ..console import AsJson, Debug, PluginFiles, Sets, make_host, make_table, out, print_json
 
 app = typer.Typer(help="Latency tables of a space on this device.", no_args_is_help=True)
 
@@ -110,7 +108,7 @@ def check(
     write_json(numbers, document)
     write_atomically(target, page(document, title).encode())
     if as_json:
-        print(json.dumps(document, indent=1))
+        print_json(document)
         return
     _print_agreement(document)
     out.print(f"page: {target}   all numbers: {numbers}")
@@ -160,7 +158,7 @@ def _same_setting(then: Any, device: Any, batch: int) -> None:
 
 
 def _print_agreement(document: Mapping[str, Any]) -> None:
-    table = Table("device", "predictor", "networks", "MAPE %", "tau", "bias %")
+    table = make_table("device", "predictor", "networks", "MAPE %", "tau", "bias %")
     for device, entry in document["devices"].items():
         for name, found in entry["agreement"].items():
             told = f"{name}: {entry['learned']}" if name == "learned" else name
@@ -168,10 +166,8 @@ def _print_agreement(document: Mapping[str, Any]) -> None:
                 device,
                 told,
                 str(found["networks"]),
-                f"{found['mape']:.3g} [{found['mape_low']:.3g}, {found['mape_high']:.3g}]".replace(
-                    "[", "\\["
-                ),
-                f"{found['tau']:.3f} [{found['tau_low']:.3f}, {found['tau_high']:.3f}]".replace("[", "\\["),
+                f"{found['mape']:.3g} [{found['mape_low']:.3g}, {found['mape_high']:.3g}]",
+                f"{found['tau']:.3f} [{found['tau_low']:.3f}, {found['tau_high']:.3f}]",
                 f"{found['bias']:+.2g}",
             )
     out.print(table)

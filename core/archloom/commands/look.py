@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from ..console import Debug, PluginFiles, Sets, Trust, err, out, source_host
+from ..console import Debug, PluginFiles, Sets, Trust, out, source_host, warn
 from .export import SourceArgument
 
 
@@ -47,7 +46,7 @@ def look(
         host=source_host(source, plugin, trust=trust),
     )
     if table:
-        print(summary_table(trained, depth))
+        out.print(summary_table(trained, depth))
     if trained.task is None:
-        err.print(f"[yellow]warning:[/] without training images: {escape(trained.no_task)}")
+        warn(f"without training images: {trained.no_task}")
     out.print(f"page: {run_look(trained, folder or default_folder(source, 'look'), seed=seed)}")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from ..console import Debug, PluginFiles, Sets, Trust, number, out, progress, source_host
+from ..console import Debug, PluginFiles, Sets, Trust, make_table, out, progress, source_host
+from ..standing import number
 
 
 def retrain(
@@ -44,7 +44,7 @@ def retrain(
             host=source_host(source, plugin, trust=trust),
             notify=notify,
         )
-    table = Table("metric", "value", title=f"trained from scratch: {source}")
+    table = make_table("metric", "value", title=f"trained from scratch: {source}")
     for name, value in trained.metrics.items():
         table.add_row(name, number(value))
     out.print(table)

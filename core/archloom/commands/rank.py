@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from ..console import AsJson, Debug, DeviceOption, PluginFiles, Sets, err, make_host, out
+from ..console import (
+    AsJson,
+    Debug,
+    DeviceOption,
+    PluginFiles,
+    Sets,
+    err,
+    make_host,
+    make_table,
+    out,
+    print_json,
+)
+from ..progress import Steps
 
 
 def rank(
@@ -39,16 +46,16 @@ def rank(
     files = list(dict.fromkeys([*checked.plugins, *(str(path) for path in plugin or [])]))
     checked = checked.model_copy(update={"plugins": files})
     host = make_host(files)
-    with _progress() as notify:
-        ranking = run_rank(checked, folder, host=host, notify=notify)
+    with Steps(err, lambda label, number, of: f"{label}: {number}/{of}") as steps:
+        ranking = run_rank(checked, folder, host=host, notify=_counted(steps))
     if as_json:
         shown = {
             key: value for key, value in ranking.document.items() if key not in ("values", "architectures")
         }
-        out.print_json(json.dumps({"folder": str(ranking.folder), **shown}))
+        print_json({"folder": str(ranking.folder), **shown})
         return
     _print(ranking.document)
-    out.print(f"{escape(str(ranking.folder))}: rank.html to look at, rank.json for programs")
+    out.print(f"{ranking.folder}: rank.html to look at, rank.json for programs")
 
 
 def _print(document: Mapping[str, Any]) -> None:
@@ -69,33 +76,25 @@ def _print(document: Mapping[str, Any]) -> None:
         "tau - tau of MACs",
         "",
     )
-    table = Table(*head, title=escape(title))
+    table = make_table(*head, title=title)
     for row in document["rows"]:
         table.add_row(
-            escape(row["name"]) + (" [dim](baseline)[/]" if row["baseline"] else ""),
-            *(escape(interval_text(row[key])) for key in ("tau", "rho", "precision", "tau_top")),
-            "" if row["name"] == "macs" else escape(interval_text(row["over"], signed=True)),
-            escape(remark(row, networks)),
+            row["name"] + (" (baseline)" if row["baseline"] else ""),
+            *(interval_text(row[key]) for key in ("tau", "rho", "precision", "tau_top")),
+            "" if row["name"] == "macs" else interval_text(row["over"], signed=True),
+            remark(row, networks),
         )
     out.print(table)
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """One bar for each supernet's training and each predictor; elsewhere than on a terminal a line at each tenth."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
+def _counted(steps: Steps) -> Callable[[dict[str, Any]], None]:
+    """Each supernet's training and each predictor as steps."""
 
-        def notify(event: dict[str, Any]) -> None:
-            if event["event"] == "fit":
-                label, number, of = f"training {event['supernet']}", event["unit"], event["of"]
-            else:
-                label, number, of = event["predictor"], event["number"], event["of"]
-            if label not in tasks:
-                tasks[label] = bars.add_task(escape(label), total=of)
-            bars.update(tasks[label], completed=number)
-            if not err.is_terminal and (number == of or number % max(1, of // 10) == 0):
-                err.print(escape(f"{label}: {number}/{of}"))
+    def notify(event: dict[str, Any]) -> None:
+        if event["event"] == "fit":
+            steps(f"training {event['supernet']}", event["unit"], event["of"])
+        else:
+            steps(event["predictor"], event["number"], event["of"])
 
-        yield notify
+    notify.title = "the progress display"  # type: ignore[attr-defined]
+    return notify

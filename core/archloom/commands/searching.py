@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from ..console import (
     Debug,
@@ -19,10 +18,11 @@ from ..console import (
     Sets,
     Trust,
     make_host,
-    number,
+    make_table,
     out,
     progress,
 )
+from ..standing import number
 
 
 def search(
@@ -52,7 +52,8 @@ def search(
     checked = read_config(config, overrides)
     host = make_host(checked.plugins)
     with progress() as notify:
-        _print_result(run_search(checked, folder, host=host, notify=notify))
+        result = run_search(checked, folder, host=host, notify=notify)
+    _print_result(result)
 
 
 def resume(
@@ -70,7 +71,8 @@ def resume(
     overrides = _overrides(sets, device, None, plugin)
     host = make_host(reopened(folder, overrides, trust=trust).plugins)
     with progress() as notify:
-        _print_result(run_resume(folder, overrides=tuple(overrides), host=host, notify=notify, trust=trust))
+        result = run_resume(folder, overrides=tuple(overrides), host=host, notify=notify, trust=trust)
+    _print_result(result)
 
 
 def verdict(
@@ -114,12 +116,14 @@ def _print_result(result: Any) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     if not result.complete:
-        out.print(f"{result.reason}. Go on with: archloom resume {result.folder} --set budget.epochs=...")
+        out.print(
+            f"{result.reason}. Go on with: archloom resume {shlex.quote(str(result.folder))} --set budget.epochs=..."
+        )
         return
     measured = sum(trial.source is None and trial.status != "infeasible" for trial in result.trials)
     out.print(f"{len(result.trials)} trials, {measured} measured; {result.reason}.")
     if result.architecture is None:
-        table = Table("trial", "architecture", *result.front[0].metrics)
+        table = make_table("trial", "architecture", *result.front[0].metrics)
         for trial in result.front:
             table.add_row(
                 str(trial.number), str(trial.architecture), *(f"{v:.4g}" for v in trial.metrics.values())
@@ -131,12 +135,12 @@ def _print_result(result: Any) -> None:
     else:
         out.print(f"found: {result.architecture}")
         trial = next(t for t in comparable(result.trials) if t.architecture == result.architecture)
-        table = Table("metric", "value", title="the found architecture")
+        table = make_table("metric", "value", title="the found architecture")
         for name, value in trial.metrics.items():
             table.add_row(name, number(value))
         out.print(table)
     if result.groups or result.failures:
-        table = Table(
+        table = make_table(
             "",
             "networks",
             "trainings",
@@ -163,13 +167,13 @@ def _print_result(result: Any) -> None:
             table.add_row(f"{failure.role} {failure.index}, seed {failure.seed}", "-", "failed", "-", "-")
         out.print(table)
         for failure in result.failures:
-            out.print(Text(f"{failure.role} {failure.index}, seed {failure.seed} failed: {failure.error}"))
+            out.print(f"{failure.role} {failure.index}, seed {failure.seed} failed: {failure.error}")
     if result.family:
-        table = Table("", "input", "params", "MACs", "file", title="the family that follows from it")
+        table = make_table("", "input", "params", "MACs", "file", title="the family that follows from it")
         for member in result.family:
             shape = "x".join(map(str, member.shape))
             table.add_row(member.name, shape, number(member.params), number(member.macs), member.file)
         out.print(table)
     for sentence in (*result.verdict, *result.problems):
-        out.print(Text(sentence[0].upper() + sentence[1:] + "."))
+        out.print(sentence[0].upper() + sentence[1:] + ".")
     out.print(f"run folder: {result.folder}   report: {result.folder / 'report.html'}")

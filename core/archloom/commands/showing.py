@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from ..console import AsJson, Debug, PluginFiles, Sets, Trust, make_host, out, source_host
+from ..console import (
+    AsJson,
+    Debug,
+    PluginFiles,
+    Sets,
+    Trust,
+    make_host,
+    make_table,
+    out,
+    print_json,
+    source_host,
+)
 from ..errors import ConfigError
 
 
@@ -43,7 +51,7 @@ def info(
     if kernels:
         from ..kernels import info as kernels_info
 
-        print(json.dumps(kernels_info(), indent=1))
+        print_json(kernels_info())
         return
     if source is None:
         raise ConfigError(
@@ -68,9 +76,9 @@ def info(
         "architecture": found.architecture.to_json(),
     }
     if as_json:
-        print(json.dumps(facts, indent=1))
+        print_json(facts)
         return
-    table = Table("", source)
+    table = make_table("", source)
     table.add_row("params", f"{cost.params:,}")
     table.add_row("MACs", f"{cost.macs:,}")
     table.add_row("input", "x".join(map(str, shape)))
@@ -89,12 +97,12 @@ def list_plugins(plugin: PluginFiles = None, as_json: AsJson = False, debug: Deb
             "plugins": [entry.to_json() for entry in host.entries()],
             "broken": [str(broken) for broken in host.broken],
         }
-        print(json.dumps(listing, indent=1, default=str))
+        print_json(listing)
         return
-    table = Table("kind", "name", "distribution", "version", "options")
+    table = make_table("kind", "name", "distribution", "version", "options")
     for entry in host.entries():
         options = ", ".join(
             option.name + ("" if option.required else f"={option.default!r}") for option in entry.options
         )
-        table.add_row(entry.kind, entry.name, entry.distribution, entry.version, escape(options))
+        table.add_row(entry.kind, entry.name, entry.distribution, entry.version, options)
     out.print(table)

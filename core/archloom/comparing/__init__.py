@@ -20,6 +20,7 @@ from ..contents import contents_of, plugin_contents, task_hash
 from ..environment import describe, versions
 from ..errors import ConfigError, RunError
 from ..folder import Folder, Identity, Kind
+from ..observing import Observers, name_of
 from ..plugins import Host
 from ..processes import check_main_guard
 from ..resolve import Resolved, resolve
@@ -65,10 +66,11 @@ def compare(
     }  # whatever is wrong is said before anything runs
     directions = _directions(comparison, resolved[BASELINE])
     with Folder.begin_or_go_on(folder, COMPARISON, _identity(comparison, resolved[BASELINE])) as claimed:
-        notify({"event": "start", "folder": str(folder)})
+        tell = Observers([(name_of(notify), notify)])
+        tell({"event": "start", "folder": str(folder)})
         with closing(_log(claimed, comparison)) as log:
             optima = _optima(comparison, folder, host)
-            records = run_all(comparison, folder, host, log, notify)
+            records = run_all(comparison, folder, host, log, tell)
         document = results(comparison, records, directions, optima)
         write_json(folder / "comparison.json", document)
         environment = describe(host, comparison.of(BASELINE, 0)) | {"seconds": seconds(comparison, records)}

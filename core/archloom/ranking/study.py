@@ -25,6 +25,7 @@ from ..estimator import Context, Estimator, Metric
 from ..fitting import Fit
 from ..folder import Folder, Identity, Kind, path_name
 from ..model import Model
+from ..observing import Observers, name_of
 from ..plugins import Host
 from ..randomness import derive_seed, python_rng
 from ..ranks import Ranks
@@ -122,7 +123,7 @@ class _Study:
             replace(plan, context=context),
             folder.path,
             log,
-            notify,
+            Observers([(name_of(notify), notify)]),
         )
         self.seconds: dict[str, float] = {}
         text = yaml.safe_dump(_settings(plan.config), sort_keys=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,13 @@ from ..environment import describe
 from ..errors import ArchloomError, ConfigError, RunError, SearchError
 from ..fitting import Fit
 from ..folder import Folder, Identity
+from ..observing import Observers, name_of
 from ..plugins import Host
 from ..processes import check_main_guard
 from ..ranks import Ranks, join, leave
 from ..resolve import Resolved, resolve
 from ..run import Run, recorded, write_atomically, write_json
+from ..standing import announced
 from ..strategy import Strategy, WeightSharing
 from ..trial import Trial, since_anew
 from ..trust import keep
@@ -136,15 +139,15 @@ class _Session:
             raise refused or RunError(told)  # on every rank: nobody waits for one that was refused
         self.folder: Path = place
         try:
-            self._observers = [*(make_observers(resolved, self.folder) if ranks.is_first else []), notify]
+            self.notify = (
+                make_observers(resolved, self.folder, notify)
+                if ranks.is_first
+                else Observers([(name_of(notify), notify)])
+            )
         except BaseException:
             if self.run_folder:
                 self.run_folder.close()
             raise
-
-    def notify(self, event: dict[str, Any]) -> None:
-        for observer in self._observers:
-            observer(event)
 
     def recorded(self, name: str, measure: Callable[[], Any]) -> Any:
         value = self.run_folder.recorded(name, measure) if self.run_folder else None
@@ -166,7 +169,11 @@ class _Session:
             self.ranks = leave()
             return Result(self.folder, None, (), (), "this is not the first rank; the result is the first's")
         with log_file(self.folder / "log.txt"):
-            return self._run(self.run_folder) if search else self._judge_again(self.run_folder)
+            try:
+                return self._run(self.run_folder) if search else self._judge_again(self.run_folder)
+            except KeyboardInterrupt:
+                logger.info("interrupted; go on with: archloom resume %s", shlex.quote(str(self.folder)))
+                raise
 
     def _run(self, run: Run) -> Result:
         self._start(run)
@@ -196,7 +203,7 @@ class _Session:
             )
         check_constraints_kept(self.resolved, run, searched=True)
         self._describe()
-        self.notify({"event": "start", "folder": str(self.folder)})
+        self._announce({"event": "start", "folder": str(self.folder)}, run)
         finals = Finals(self.resolved, run, self._teacher, self.recorded, self.notify, again=True)
         result = finish(self.resolved, self.folder, None, logged_trials(events), last[-1]["reason"], finals)
         self.notify({"event": "finished", "folder": str(self.folder)})
@@ -233,7 +240,16 @@ class _Session:
             "folder": str(self.folder),
         }
         run.log.append(event)
-        self.notify(event)
+        self._announce(event, run)
+
+    def _announce(self, event: dict[str, Any], run: Run) -> None:
+        """Tell of the start, and of what a display needs to know."""
+        verdict, metrics = self.config.verdict, self.resolved.metrics
+        objectives = [{"name": o.metric, "unit": metrics[o.metric].unit} for o in self.resolved.objectives]
+        trainings = verdict.seeds * (1 + 2 * verdict.random)
+        budget = self.config.budget.model_dump()
+        events = since_anew(run.log.events)
+        self.notify(announced(event, events, objectives, budget, trainings))
 
     def _describe(self) -> dict[str, Any]:
         """Write configuration and environment as they are now."""

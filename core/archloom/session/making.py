@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..estimator import Context
 from ..measuring import Executor, Here
 from ..model import Model
+from ..observing import Observers, name_of
 from ..randomness import python_rng
 from ..ranks import Ranks
 from ..resolve import Resolved
@@ -23,13 +24,13 @@ Notify = Callable[[dict[str, Any]], None]
 """Is told of each event of a run."""
 
 
-def make_observers(r: Resolved, folder: Path) -> list[Notify]:
-    """The configured observers of a run in `folder`."""
+def make_observers(r: Resolved, folder: Path, notify: Notify) -> Observers:
+    """The configured observers of a run in `folder`, and `notify`."""
     made = []
     for part in r.config.observers:
         entry = r.host.get("observer", part.type)
-        made.append(entry.make(entry.validate(part.options), folder=folder))
-    return made
+        made.append((f"observer '{part.type}'", entry.make(entry.validate(part.options), folder=folder)))
+    return Observers([*made, (name_of(notify), notify)])
 
 
 def make_method(r: Resolved, ranks: Ranks, recorded: Recorded) -> WeightSharing | None:
