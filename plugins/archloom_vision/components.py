@@ -8,7 +8,7 @@ from typing import Any
 import archloom
 from archloom.model import GlobalAverage
 
-from . import losses
+from . import focal, losses
 from .backbones import TimmBackbone, TorchvisionBackbone
 from .heads import HiddenClsHead, LinearClsHead, linear_head
 from .necks import GeneralizedMean, Identity
@@ -30,5 +30,7 @@ def register_components(register: Callable[[str, Callable[..., Any]], None]) -> 
     register("head.HiddenClsHead", HiddenClsHead)
     register("loss.CrossEntropyLoss", losses.CrossEntropyLoss)
     register("loss.BCEWithLogitsLoss", losses.BCEWithLogitsLoss)
+    register("loss.FocalLoss", focal.FocalLoss)
+    register("loss.SoftmaxFocalLoss", focal.SoftmaxFocalLoss)
     register("loss.L1Loss", losses.L1Loss)
     register("loss.DistillationLoss", losses.distillation_loss)

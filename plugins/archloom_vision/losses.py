@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,15 +31,21 @@ def one_hot(target: Tensor, like: Tensor) -> Tensor:
 
 
 @weighted_loss
-def cross_entropy(pred: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(
+    pred: Tensor, target: Tensor, *, label_smoothing: float = 0.0, class_weight: Tensor | None = None
+) -> Tensor:
     """Logits (N, C); labels (N,) or probabilities (N, C), which a teacher may give -> (N,), nats."""
-    return F.cross_entropy(pred, target, reduction="none", label_smoothing=label_smoothing)
+    return F.cross_entropy(
+        pred, target, reduction="none", label_smoothing=label_smoothing, weight=class_weight
+    )
 
 
 @weighted_loss
-def binary_cross_entropy(pred: Tensor, target: Tensor) -> Tensor:
+def binary_cross_entropy(pred: Tensor, target: Tensor, *, pos_weight: Tensor | None = None) -> Tensor:
     """Logits (N, C); labels (N,) or probabilities (N, C) -> (N, C), nats: each class a question of its own."""
-    return F.binary_cross_entropy_with_logits(pred, one_hot(target, pred), reduction="none")
+    return F.binary_cross_entropy_with_logits(
+        pred, one_hot(target, pred), reduction="none", pos_weight=pos_weight
+    )
 
 
 @weighted_loss
@@ -47,7 +54,7 @@ def l1(pred: Tensor, target: Tensor) -> Tensor:
     return (pred - one_hot(target, pred)).abs()
 
 
-class _Weighted(nn.Module):
+class Weighted(nn.Module):
     """What the losses below share: a reduction and a factor of their own, and what one call may change."""
 
     def __init__(self, *, reduction: Reduction = "mean", loss_weight: float = 1.0) -> None:
@@ -58,6 +65,31 @@ class _Weighted(nn.Module):
 
     def terms(self, pred: Tensor, target: Tensor, **how: Any) -> Tensor:
         raise NotImplementedError
+
+    def keep_factors(self, name: str, factors: list[float] | None) -> None:
+        """Factors of the classes, which go where the module goes and are no part of its saved state."""
+        if factors is not None and not (factors and all(0 <= f < math.inf for f in factors)):
+            raise ConfigError(f"{type(self).__name__}: {name} is of numbers from 0 on, not {factors}")
+        value = None if factors is None else torch.tensor(factors, dtype=torch.float32)
+        self.register_buffer(name, value, persistent=False)
+
+    def factors(self, name: str, pred: Tensor) -> Tensor | None:
+        """Those factors, one for each class of `pred` (N, classes)."""
+        found: Tensor | None = getattr(self, name)
+        if found is None:
+            return None
+        if len(found) not in (1, pred.shape[1]) or (len(found) == 1 and name == "class_weight"):
+            raise ConfigError(
+                f"{type(self).__name__}: {name} has {len(found)} numbers, and there are {pred.shape[1]} classes"
+            )
+        return found.to(pred.device, pred.dtype)
+
+    def by_class(self, pred: Tensor, how: dict[str, Any]) -> dict[str, Any]:
+        """`how` with the factors of the classes among the weights of the terms (N, classes)."""
+        factors, weight = self.factors("class_weight", pred), how["weight"]
+        if factors is None:
+            return how
+        return how | {"weight": factors if weight is None else weight * factors}
 
     def forward(
         self,
@@ -73,33 +105,72 @@ class _Weighted(nn.Module):
         return self.loss_weight * self.terms(pred, target, reduction=reduction, **how)
 
 
-class CrossEntropyLoss(_Weighted):
-    """Cross entropy of logits against labels (N,) or against probabilities (N, classes)."""
+class CrossEntropyLoss(Weighted):
+    """Cross entropy of logits against labels (N,) or against probabilities (N, classes).
+
+    class_weight: a factor for each class; a mean is then over the labels' factors, as PyTorch's is.
+    """
 
     def __init__(
-        self, *, label_smoothing: float = 0.0, reduction: Reduction = "mean", loss_weight: float = 1.0
+        self,
+        *,
+        label_smoothing: float = 0.0,
+        class_weight: list[float] | None = None,
+        reduction: Reduction = "mean",
+        loss_weight: float = 1.0,
     ) -> None:
         super().__init__(reduction=reduction, loss_weight=loss_weight)
         if not 0 <= label_smoothing <= 1:
             raise ConfigError(f"CrossEntropyLoss: label_smoothing must lie in 0..1, not {label_smoothing}")
         self.label_smoothing = label_smoothing
+        self.keep_factors("class_weight", class_weight)
 
     def terms(self, pred: Tensor, target: Tensor, **how: Any) -> Tensor:
+        factors = self.factors("class_weight", pred)
         if how["weight"] is None and how["avg_factor"] is None:  # PyTorch's own, in one kernel
             return F.cross_entropy(
-                pred, target, reduction=how["reduction"], label_smoothing=self.label_smoothing
+                pred,
+                target,
+                reduction=how["reduction"],
+                label_smoothing=self.label_smoothing,
+                weight=factors,
             )
-        return cross_entropy(pred, target, label_smoothing=self.label_smoothing, **how)
+        if (
+            factors is not None
+            and how["avg_factor"] is None
+            and how["reduction"] == "mean"
+            and target.ndim == 1
+        ):
+            how["avg_factor"] = factors[target].sum()
+        return cross_entropy(pred, target, label_smoothing=self.label_smoothing, class_weight=factors, **how)
 
 
-class BCEWithLogitsLoss(_Weighted):
-    """Binary cross entropy of each class's logit; labels (N,) are taken as one class on, the others off."""
+class BCEWithLogitsLoss(Weighted):
+    """Binary cross entropy of each class's logit; labels (N,) are taken as one class on, the others off.
+
+    class_weight: a factor for each class. pos_weight: a factor for each class where it is on, for all one number or
+    for each its own: above 1 it finds more, below 1 it is more often right.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_weight: list[float] | None = None,
+        pos_weight: float | list[float] | None = None,
+        reduction: Reduction = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__(reduction=reduction, loss_weight=loss_weight)
+        self.keep_factors("class_weight", class_weight)
+        self.keep_factors("pos_weight", [pos_weight] if isinstance(pos_weight, int | float) else pos_weight)
 
     def terms(self, pred: Tensor, target: Tensor, **how: Any) -> Tensor:
-        return binary_cross_entropy(pred, target, **how)
+        return binary_cross_entropy(
+            pred, target, pos_weight=self.factors("pos_weight", pred), **self.by_class(pred, how)
+        )
 
 
-class L1Loss(_Weighted):
+class L1Loss(Weighted):
     """|prediction - target|; labels (N,) stand for rows of zeros with a one."""
 
     def terms(self, pred: Tensor, target: Tensor, **how: Any) -> Tensor:

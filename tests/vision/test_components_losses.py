@@ -12,6 +12,7 @@ from archloom.errors import ConfigError
 from archloom.losses import weighted_loss
 from archloom.model import GlobalAverage, ModelParts
 from archloom_vision import losses
+from archloom_vision.focal import FocalLoss, SoftmaxFocalLoss
 from archloom_vision.losses import BCEWithLogitsLoss, CrossEntropyLoss, DistillationLoss, L1Loss
 
 PRED = torch.tensor([[0.0, 2.0, -1.0], [3.0, 0.5, 1.0]])
@@ -215,3 +216,132 @@ def test_5_a_configuration_names_a_teacher_and_its_weights(tmp_path):
 def test_5_a_distillation_that_cannot_be_meant_is_refused(options):
     with pytest.raises(ConfigError, match=r"temperature must be positive and alpha in 0..1"):
         DistillationLoss(**options)
+
+
+# -- factors of classes, and focal losses: against PyTorch's and torchvision's ---------------------------
+
+
+def drawn(seed, classes=4, n=12):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, classes, generator=generator) * 3, torch.randint(classes, (n,), generator=generator)
+
+
+FACTORS = [0.2, 1.0, 3.0, 0.0]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_weights_of_the_cross_entropy_are_pytorchs(reduction, smoothing):
+    pred, labels = drawn(1)
+    loss = CrossEntropyLoss(
+        class_weight=FACTORS, reduction=reduction, label_smoothing=smoothing, loss_weight=2.0
+    )
+    how = {"weight": torch.tensor(FACTORS), "reduction": reduction, "label_smoothing": smoothing}
+    assert torch.allclose(loss(pred, labels), 2 * F.cross_entropy(pred, labels, **how))
+    soft = pred.flip(0).softmax(1)
+    assert torch.allclose(loss(pred, soft), 2 * F.cross_entropy(pred, soft, **how))
+    ones = torch.ones(12)
+    assert torch.allclose(loss(pred, labels, weight=ones), 2 * F.cross_entropy(pred, labels, **how))
+    terms = F.cross_entropy(pred, labels, **(how | {"reduction": "none"}))
+    if reduction == "mean":
+        assert loss(pred, labels, avg_factor=5).item() == pytest.approx(2 * float(terms.sum()) / 5, rel=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("pos", [None, 3.0, [0.5, 1.0, 2.0, 7.0]])
+@pytest.mark.parametrize("factors", [None, FACTORS])
+def test_class_and_positive_weights_of_the_binary_cross_entropy_are_pytorchs(reduction, pos, factors):
+    pred, labels = drawn(2)
+    on = F.one_hot(labels, 4).float()
+    loss = BCEWithLogitsLoss(class_weight=factors, pos_weight=pos, reduction=reduction)
+    wanted = F.binary_cross_entropy_with_logits(
+        pred,
+        on,
+        weight=None if factors is None else torch.tensor(factors),
+        pos_weight=None if pos is None else torch.tensor(pos),
+        reduction=reduction,
+    )
+    assert torch.allclose(loss(pred, labels), wanted)
+    assert torch.allclose(loss(pred, on), wanted)
+
+
+@pytest.mark.parametrize("alpha", [0.25, None, 0.9])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_the_focal_loss_is_torchvisions(alpha, gamma):
+    from torchvision.ops import sigmoid_focal_loss
+
+    pred, labels = drawn(3)
+    on = F.one_hot(labels, 4).float()
+    wanted = sigmoid_focal_loss(pred, on, alpha=-1 if alpha is None else alpha, gamma=gamma)
+    assert torch.allclose(FocalLoss(alpha=alpha, gamma=gamma)(pred, labels), wanted.mean())
+    weighed = FocalLoss(alpha=alpha, gamma=gamma, class_weight=FACTORS)(pred, labels)
+    assert torch.allclose(weighed, (wanted * torch.tensor(FACTORS)).mean())
+    if gamma == 0 and alpha is None:
+        assert torch.allclose(wanted.mean(), BCEWithLogitsLoss()(pred, labels))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+def test_the_softmax_focal_loss_is_the_cross_entropy_times_a_power_of_the_doubt(gamma):
+    pred, labels = drawn(4)
+    p = pred.softmax(1).gather(1, labels[:, None])[:, 0]
+    terms = (1 - p) ** gamma * F.cross_entropy(pred, labels, reduction="none")
+    assert torch.allclose(SoftmaxFocalLoss(gamma=gamma)(pred, labels), terms.mean(), atol=1e-6)
+    factors = torch.tensor(FACTORS)[labels]
+    weighed = SoftmaxFocalLoss(gamma=gamma, class_weight=FACTORS, reduction="none")(pred, labels)
+    assert torch.allclose(weighed, factors * terms, atol=1e-6)
+    soft = 0.9 * F.one_hot(labels, 4) + 0.025
+    by_hand = -(soft * (1 - pred.softmax(1)) ** gamma * pred.log_softmax(1)).sum(1).mean()
+    assert torch.allclose(SoftmaxFocalLoss(gamma=gamma)(pred, soft), by_hand, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [FocalLoss(gamma=0.5), SoftmaxFocalLoss(gamma=0.5), SoftmaxFocalLoss()])
+def test_focal_losses_have_finite_gradients_where_a_prediction_is_certain(loss):
+    pred = torch.tensor([[200.0, 0.0, -200.0], [0.0, 0.0, 500.0]], requires_grad=True)
+    loss(pred, torch.tensor([0, 1])).backward()
+    assert bool(pred.grad.isfinite().all())
+
+
+def test_factors_of_classes_go_with_the_module_and_are_not_saved_with_the_network():
+    loss = CrossEntropyLoss(class_weight=[1.0, 2.0])
+    assert loss.state_dict() == {}
+    assert loss.to(torch.float64).class_weight.dtype == torch.float64
+    pred = torch.zeros(3, 2, dtype=torch.bfloat16)
+    assert loss(pred, torch.tensor([0, 1, 1])).item() == pytest.approx(0.6931, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: CrossEntropyLoss(class_weight=[]), "class_weight is of numbers from 0 on"),
+        (lambda: FocalLoss(class_weight=[1.0, -1.0, 1.0]), "class_weight is of numbers from 0 on"),
+        (lambda: BCEWithLogitsLoss(pos_weight=float("nan")), "pos_weight is of numbers from 0 on"),
+        (lambda: FocalLoss(gamma=-1.0), "gamma must be at least 0"),
+        (lambda: SoftmaxFocalLoss(gamma=float("inf")), "gamma must be at least 0"),
+        (lambda: FocalLoss(alpha=1.5), "alpha must lie in 0..1, or be null"),
+    ],
+)
+def test_factors_that_cannot_be_meant_are_refused(make, words):
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"type": "CrossEntropyLoss", "class_weight": [1, 2]},
+        {"type": "BCEWithLogitsLoss", "pos_weight": [1, 2]},
+        {"type": "FocalLoss", "class_weight": [1, 2]},
+        {"type": "SoftmaxFocalLoss", "class_weight": [1]},
+    ],
+)
+def test_factors_of_another_number_of_classes_are_refused_before_a_training(loss):
+    from archloom.assembly import build_model
+    from archloom.plugins import Host
+
+    class Task:
+        name, shape, classes = "three", (3, 32, 32), ("a", "b", "c")
+
+    section = {"backbone": {"type": "ResNet", "depth": 18, "base_channels": 4}, "head": "LinearClsHead"}
+    section = section | {"head": {"type": "LinearClsHead", "loss": loss}}
+    with pytest.raises(ConfigError, match="numbers, and there are 3 classes"):
+        build_model(section, Task(), Host())
