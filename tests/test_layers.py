@@ -17,7 +17,8 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     # package.module is a part of a package that stands above the rest of it
     "graphs",
     "observing standing streams",
-    "randomness trial errors documents processes architecture ops kernels ranks losses augmentation locking eventlog",
+    "randomness trial errors documents processes architecture ops kernels ranks losses augmentation",
+    "locking eventlog history",
     "plugin_files splitting",
     "cost latency model steps space supernet task run kernels.workloads kernels.bench kernels.report products",
     "contents folder trust pictures",

@@ -15,6 +15,7 @@ from typing import Any
 from .architecture import Architecture
 from .errors import RunError, SearchError, SpaceError, called, shown
 from .estimator import FULL, Fidelity
+from .history import check_history
 from .measuring import Executor, Outcome
 from .objective import Constraint, Objective, exact
 from .randomness import derive_seed
@@ -333,6 +334,7 @@ class Search:
 
     def _replay(self) -> None:
         """Bring a fresh strategy to where the log ends, checking each proposal against it."""
+        check_history(self.log.events)
         events = list(since_anew(self.log.events))
         results = {
             event["number"]: Trial.from_json({k: v for k, v in event.items() if k not in ("event", "active")})
@@ -369,7 +371,17 @@ class Search:
         entry = self._enter(proposal)
         entry.trial = results.get(entry.number)
         if entry.trial is not None:
+            self._check_scores(entry.trial)
             self._count(entry.trial)
+
+    def _check_scores(self, trial: Trial) -> None:
+        if trial.scores is not None:
+            lacking = [o.metric for o in self.objectives if o.metric not in trial.metrics]
+            if lacking or trial.scores != tuple(o.score(trial.metrics) for o in self.objectives):
+                raise RunError(
+                    f"the log has scores of trial {trial.number} that do not follow from its metrics; it was changed "
+                    "by hand. Restore it, or start a new run"
+                )
 
 
 def _told(proposal: Proposal | None) -> str:

@@ -110,13 +110,17 @@ def _begun(folder: Path) -> bool:
 
 
 def _said_by_the_log(folder: Path) -> Identity | None:
-    """The identity in the first line of a folder's log, where older versions kept it."""
-    try:
-        with (folder / "runs.jsonl").open("rb") as file:
-            first = json.loads(file.readline())
-        return Identity(first["identity"])
-    except (OSError, ValueError, KeyError, TypeError):
+    """The identity in the first line of a folder's log, where older versions kept it; None where there is no log."""
+    path = folder / "runs.jsonl"
+    if not _begun(folder):
         return None
+    try:
+        with path.open("rb") as file:
+            return Identity(dict(json.loads(file.readline())["identity"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"{path}, line 1, is no start of a comparison with its identity. Restore the file, or name another folder"
+        ) from error
 
 
 COMPARISON = Kind(

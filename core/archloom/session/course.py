@@ -17,6 +17,7 @@ from ..environment import describe
 from ..errors import ArchloomError, ConfigError, RunError, SearchError
 from ..fitting import Fit
 from ..folder import Folder, Identity
+from ..history import check_history
 from ..observing import Observers, name_of
 from ..plugins import Host
 from ..processes import check_main_guard
@@ -115,6 +116,17 @@ def verdict(
     return _Session(resolved, claim, join(resolved.device), notify).run(search=False)
 
 
+def _opened(folder: Folder) -> Run:
+    """The run in a claimed folder, its log checked; the folder is given back where that fails."""
+    run = Run(folder.path, folder.lock)
+    try:
+        check_history(run.log.events, run.log.damage, whole=True)
+    except BaseException:
+        run.close()
+        raise
+    return run
+
+
 class _Session:
     """One process's part in one search."""
 
@@ -129,7 +141,7 @@ class _Session:
             try:
                 self._teacher = check_verdict(resolved)  # before anything is written
                 claimed = claim(identity_of(resolved))
-                self.run_folder = Run(claimed.path, claimed.lock)
+                self.run_folder = _opened(claimed)
             except ArchloomError as error:
                 refused = error
         place, told = ranks.broadcast_object(

@@ -54,14 +54,18 @@ def _holds_a_run(folder: Path) -> bool:
 
 
 def _said_by_the_log(folder: Path) -> Identity | None:
-    """The identity in the first event of a log, where older versions kept it."""
-    try:
-        with (folder / "log.jsonl").open("rb") as file:
-            first = json.loads(file.readline())
-    except (OSError, ValueError):
+    """The identity in the first event of a log, where older versions kept it; None where there is no log."""
+    path = folder / "log.jsonl"
+    if not _holds_a_run(folder):
         return None
-    identity = first.get("identity") if isinstance(first, dict) and first.get("event") == "start" else None
-    return Identity(identity) if isinstance(identity, dict) else None
+    try:
+        with path.open("rb") as file:
+            first = json.loads(file.readline())
+        return Identity(dict(first["identity"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"{path}, line 1, is no start of a run with its identity. Restore the file, or name another folder"
+        ) from error
 
 
 SEARCH = Kind(
