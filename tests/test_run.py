@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import archloom
-from archloom.errors import ConfigError, PluginError, RunError
+from archloom.errors import CheckpointError, ConfigError, PluginError, RunError
 from archloom.estimator import Metric
 from archloom.run import (
     Log,
@@ -97,6 +97,47 @@ def test_two_damaged_checkpoints_are_an_error_that_names_both(tmp_path):
         RunError, match=r"checkpoint\.pt is damaged.*previous is damaged.*start the run again in a new"
     ):
         load_checkpoint(path)
+
+
+def test_a_checkpoint_of_other_work_is_not_used(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"number": 1}, "mine")
+    assert load_checkpoint(path, "mine") == load_checkpoint(path) == {"number": 1}
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\.pt belongs to other work.*No sound checkpoint is left"
+    ):
+        load_checkpoint(path, "yours")
+    save_checkpoint(path, {"number": 2}, "yours")
+    with pytest.warns(UserWarning, match="belongs to other work than this; going on from the one before"):
+        assert load_checkpoint(path, "mine") == {"number": 1}
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b" yours\n", b" mine\n"))  # the checksum is of the owner as well
+    with pytest.warns(UserWarning, match="is damaged"):
+        load_checkpoint(path, "mine")
+
+
+def test_a_checkpoint_of_an_older_version_says_not_whose_it_is_and_is_taken(tmp_path):
+    buffer = io.BytesIO()
+    torch.save({"number": 1}, buffer)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest().encode()
+    (tmp_path / "c.pt").write_bytes(b"archloom checkpoint 1\n" + digest + b"\n" + buffer.getvalue())
+    assert load_checkpoint(tmp_path / "c.pt", "mine") == {"number": 1}
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "checkpoint.pt.new", "checkpoint.pt.previous"])
+def test_a_folder_in_the_place_of_a_checkpoint_is_said(tmp_path, name):
+    if name != "checkpoint.pt":
+        saved(tmp_path / "checkpoint.pt", 1)
+        (tmp_path / "checkpoint.pt").write_bytes(b"")
+    (tmp_path / name).mkdir()
+    with pytest.raises(CheckpointError, match="is a folder where a checkpoint belongs; move it away"):
+        load_checkpoint(tmp_path / "checkpoint.pt")
+    if name != "checkpoint.pt.previous":
+        return
+    (tmp_path / "checkpoint.pt").unlink()
+    saved(tmp_path / "checkpoint.pt", 1)
+    with pytest.raises(RunError, match=r"cannot write .*move away what is in the way"):
+        saved(tmp_path / "checkpoint.pt", 2)
 
 
 def test_no_checkpoint_is_none(tmp_path):

@@ -9,6 +9,7 @@
     ├── WeightsError         weights that do not fit the model; nothing was changed
     ├── ExportError          a network that a format cannot hold, or a file that is not the network; it is not kept
     ├── RunError             a run folder that cannot be opened, resumed or trusted
+    │   └── CheckpointError  a checkpoint that is there and cannot be used: damaged, or another's
     └── SearchError          a search that cannot go on: nothing feasible, nothing proposed, NaN
 
 Messages say what was wrong, where, and the way out.
@@ -76,6 +77,14 @@ class ExportError(ArchloomError):
 
 class RunError(ArchloomError):
     """A run folder that cannot be opened, resumed or trusted."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint that is there and cannot be used. `foreign`: it is sound, and belongs to other work."""
+
+    def __init__(self, message: str, *, foreign: bool = False) -> None:
+        super().__init__(message)
+        self.foreign = foreign
 
 
 class SearchError(ArchloomError):

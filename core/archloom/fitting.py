@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .errors import RunError
 from .ranks import Ranks
-from .run import EventLog, load_checkpoint, save_checkpoint
+from .run import EventLog, load_checkpoint, previous, save_checkpoint
 from .strategy import Progress, WeightSharing
 
 logger = logging.getLogger("archloom")
@@ -20,7 +21,7 @@ logger = logging.getLogger("archloom")
 
 @dataclass
 class Fit:
-    """Trains a weight-sharing method in its resumable units, with checkpoints."""
+    """Trains a weight-sharing method in its resumable units, with checkpoints; `owner`: whose they are."""
 
     method: WeightSharing
     checkpoint: Path
@@ -30,22 +31,30 @@ class Fit:
     ranks: Ranks
     checkpoint_every: float = 60.0
     notify: Callable[[dict[str, Any]], None] = lambda event: None
+    owner: str = ""
     epochs: float = 0.0
     active: float = 0.0
+    _unit: int = 0
 
     def run(self) -> bool:
         """Train to the end (True), or until the budget is spent or Ctrl-C asks to stop (False, saved)."""
-        state = load_checkpoint(self.checkpoint)
-        if state is not None:
-            self.method.load_state_dict(state["method"])
-            self.epochs = state["epochs"]
+        state = load_checkpoint(self.checkpoint, self.owner)
         logged = [event for event in self.log.events if event["event"] == "fit"] if self.log else []
         last_logged = max((event["unit"] for event in logged), default=0)
         before = max((event["active"] for event in logged), default=0.0)
+        if state is not None:
+            if self.log is not None and state.get("unit", 0) > last_logged:
+                raise RunError(
+                    f"{self.checkpoint} is at unit {state['unit']} of the training, and the log ends at unit "
+                    f"{last_logged}: lines are missing. Restore the log; or remove the checkpoint, and the one before, "
+                    f"{previous(self.checkpoint).name}, to train from the start"
+                )
+            self.method.load_state_dict(state["method"])
+            self.epochs = state["epochs"]
         started, saved_at, progress = time.perf_counter(), None, None
         with _stop_requested(self.ranks) as requested:
             for progress in self.method.fit():
-                self.epochs = progress.epochs
+                self.epochs, self._unit = progress.epochs, progress.unit
                 self.active = before + time.perf_counter() - started
                 if self.log is not None and progress.unit > last_logged:
                     self._record(progress)
@@ -83,7 +92,8 @@ class Fit:
         self.notify(event)
 
     def _save(self) -> None:
-        save_checkpoint(self.checkpoint, {"method": self.method.state_dict(), "epochs": self.epochs})
+        state = {"method": self.method.state_dict(), "epochs": self.epochs, "unit": self._unit}
+        save_checkpoint(self.checkpoint, state, self.owner)
 
 
 @contextmanager

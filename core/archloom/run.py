@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from .errors import PluginError, RunError
+from .errors import CheckpointError, PluginError, RunError
 from .eventlog import EventLog, Log, Memory
 from .locking import Lock
 
@@ -44,13 +44,14 @@ __all__ = [
     "Run",
     "load_checkpoint",
     "previous",
+    "read_checkpoint",
     "recorded",
     "save_checkpoint",
     "write_atomically",
     "write_json",
 ]
 
-_MAGIC = b"archloom checkpoint 1\n"
+_MAGIC_1, _MAGIC = b"archloom checkpoint 1\n", b"archloom checkpoint 2\n"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -91,8 +92,11 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write `state` with a checksum, atomically; the checkpoint before is kept as `<name>.previous`."""
+def save_checkpoint(path: Path, state: Mapping[str, Any], owner: str = "") -> None:
+    """Write `state` with a checksum, atomically; the checkpoint before is kept as `<name>.previous`.
+
+    owner: whose state it is, a line of text: `load_checkpoint` refuses one of another owner's.
+    """
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     buffer.seek(0)
@@ -102,12 +106,19 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
             "tensors, numbers, strings, lists and dictionaries"
         )
     payload = buffer.getvalue()
-    head = _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
+    mine = owner.encode()
+    head = _MAGIC + hashlib.sha256(mine + payload).hexdigest().encode() + b" " + mine + b"\n"
     fresh = path.with_name(f"{path.name}.new")
     write_atomically(fresh, head + payload)
-    if path.exists():
-        os.replace(path, previous(path))
-    os.replace(fresh, path)
+    try:
+        if path.exists():
+            os.replace(path, previous(path))
+        os.replace(fresh, path)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}. Its content is in {fresh.name}; move away what is in "
+            "the way, then: archloom resume"
+        ) from error
     _sync_folder(path.parent)
 
 
@@ -116,41 +127,57 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.name}.previous")
 
 
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state in `path`, or in the one before where `path` is damaged (said as a warning), or None.
+def load_checkpoint(path: Path, owner: str = "") -> dict[str, Any] | None:
+    """The state in `path`, or in the one before where `path` is damaged or another's (said as a warning), or None.
 
-    None means that there is no checkpoint at all; two damaged ones are a RunError.
+    None means that there is no checkpoint at all; a CheckpointError, that none of those that are there can be used.
+    owner: whose it must be; a checkpoint that does not say is taken.
     """
-    problems = []
+    problems: list[CheckpointError] = []
     for candidate in (path, path.with_name(f"{path.name}.new"), previous(path)):
         if not candidate.exists():
             continue
+        if candidate.is_dir():
+            raise CheckpointError(
+                f"{candidate} is a folder where a checkpoint belongs; move it away, then: archloom resume",
+                foreign=True,
+            )
         try:
-            state = _read(candidate)
-        except RunError as error:
+            state = read_checkpoint(candidate, owner)
+        except CheckpointError as error:
             if not candidate.name.endswith(".new"):
-                problems.append(str(error))
+                problems.append(error)
             continue
         if problems:
             warnings.warn(f"{problems[0]}; going on from the one before, {candidate.name}", stacklevel=2)
         return state
     if problems:
-        raise RunError(
-            "; ".join(problems) + ". No sound checkpoint is left; start the run again in a new folder"
+        raise CheckpointError(
+            "; ".join(map(str, problems))
+            + ". No sound checkpoint is left; start the run again in a new folder",
+            foreign=any(problem.foreign for problem in problems),
         )
     return None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
-    head, digest = data[: len(_MAGIC)], data[len(_MAGIC) : len(_MAGIC) + 64]
-    payload = data[len(_MAGIC) + 65 :]
-    if head != _MAGIC or hashlib.sha256(payload).hexdigest().encode() != digest:
-        raise RunError(f"checkpoint {path} is damaged (its checksum does not fit)")
+def read_checkpoint(path: Path, owner: str = "") -> dict[str, Any]:
+    """The state in this one file; a CheckpointError where it cannot be read, is damaged, or is another's."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror or error})") from error
+    magic, _, rest = data.partition(b"\n")
+    line, _, payload = rest.partition(b"\n")
+    digest, _, mine = line.partition(b" ")  # the first version knew of no owners, and had no space
+    sound = hashlib.sha256(mine + payload).hexdigest().encode() == digest
+    if magic + b"\n" not in (_MAGIC, _MAGIC_1) or not sound:
+        raise CheckpointError(f"checkpoint {path} is damaged (its checksum does not fit)")
+    if owner and mine and mine != owner.encode():
+        raise CheckpointError(f"checkpoint {path} belongs to other work than this", foreign=True)
     try:
         return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise RunError(f"checkpoint {path} holds more than data, and is not read") from error
+        raise CheckpointError(f"checkpoint {path} holds more than data, and is not read") from error
 
 
 def recorded(folder: Path, name: str, measure: Callable[[], Any]) -> Any:

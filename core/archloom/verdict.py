@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -123,6 +124,7 @@ def train_and_test(
         folder=folder,
         resolution=resolution,
         teacher=teacher,
+        network=json.dumps(contestant.architecture.to_json(), sort_keys=True),
     ):
         on_epoch(epoch)
     metrics: dict[str, float] = {}

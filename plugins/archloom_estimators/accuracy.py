@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from archloom.architecture import Architecture
-from archloom.errors import ConfigError
+from archloom.errors import CheckpointError, ConfigError
 from archloom.estimator import FULL, INHERITED, TRAINING, Context, Metric
+from archloom.model import Model
 from archloom.run import load_checkpoint
 from archloom.task import batches
 from archloom.training import GAP, Recipe, by_chance, doubt, evaluate, recalibrate_batchnorm, train
@@ -59,20 +61,13 @@ class TrainedAccuracy:
         folder = None if context.fidelity == FULL else context.kept(architecture)
         if folder is not None and _done(folder) > last:
             folder = None  # what is kept went further than is asked now
-        trained = None
-        for epoch in train(
-            model,
-            context.task,
-            self.recipe,
-            seed=context.seed,
-            device=context.device,
-            precision=context.precision,
-            watch=None,
-            resolution=resolution,
-            folder=folder,
-            until=last,
-        ):
-            trained = epoch.metrics["accuracy"]
+        try:
+            trained = self._train(model, architecture, context, last, folder)
+        except CheckpointError as error:  # another's is of no use: the training comes out the same without
+            logger.warning("%s; the training of '%s' starts again", error, architecture)
+            shutil.rmtree(str(folder))
+            model = context.assemble(architecture)
+            trained = self._train(model, architecture, context, last, folder)
         data: Any = context.task.dataset("validation", resolution=resolution)
         classes = len(context.task.classes)
         judged = evaluate(model, batches(data, 512, device=context.device), classes, context.precision)
@@ -81,6 +76,27 @@ class TrainedAccuracy:
         if trained is not None:
             self._warn(trained, judged["accuracy"], classes, len(data))
         return {"accuracy.trained": judged["accuracy"]}
+
+    def _train(
+        self, model: Model, architecture: Architecture, context: Context, last: int, folder: Path | None
+    ) -> float | None:
+        """Train up to an epoch; the training accuracy of the last one that was trained now."""
+        shape, trained = context.shape(architecture), None
+        for epoch in train(
+            model,
+            context.task,
+            self.recipe,
+            seed=context.seed,
+            device=context.device,
+            precision=context.precision,
+            watch=None,
+            resolution=None if shape == tuple(context.task.shape) else shape[1],
+            folder=folder,
+            until=last,
+            network=json.dumps(architecture.to_json(), sort_keys=True),
+        ):
+            trained = epoch.metrics["accuracy"]
+        return trained
 
     def _warn(self, trained: float, judged: float, classes: int, images: int) -> None:
         """Say once that accuracies are odd: one far below its training accuracy, or the first `MANY` all guessed."""
@@ -101,8 +117,11 @@ MANY = 5
 
 
 def _done(folder: Path) -> int:
-    """Epochs of the training that is kept there."""
-    state = load_checkpoint(folder / CHECKPOINT)
+    """Epochs of the training that is kept there; 0 where it cannot be used."""
+    try:
+        state = load_checkpoint(folder / CHECKPOINT)
+    except CheckpointError:
+        return 0
     return 0 if state is None else int(state["epoch"])
 
 

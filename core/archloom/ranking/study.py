@@ -24,6 +24,7 @@ from ..errors import ConfigError, RunError
 from ..estimator import Context, Estimator, Metric
 from ..fitting import Fit
 from ..folder import Folder, Identity, Kind, path_name
+from ..history import check_history
 from ..model import Model
 from ..observing import Observers, name_of
 from ..plugins import Host
@@ -126,6 +127,7 @@ class _Study:
             Observers([(name_of(notify), notify)]),
         )
         self.seconds: dict[str, float] = {}
+        self.owner = folder.identity.key
         text = yaml.safe_dump(_settings(plan.config), sort_keys=False)
         write_atomically(self.folder / "config.yaml", text.encode())
 
@@ -171,7 +173,9 @@ class _Study:
         home.mkdir(parents=True, exist_ok=True)
         told = lambda event: self.notify(event | {"supernet": label})
         with closing(Log(home / "log.jsonl")) as log:
-            fit = Fit(method, home / "checkpoint.pt", log, None, None, Ranks(), notify=told)
+            check_history(log.events, log.damage)
+            owner = f"{self.owner} {label}"
+            fit = Fit(method, home / "checkpoint.pt", log, None, None, Ranks(), notify=told, owner=owner)
             fit.run()
         self.seconds[f"{label}, training"] = fit.active
         supernet: Model = method.supernet

@@ -136,16 +136,17 @@ class _Session:
         self.resolved, self.config, self.ranks = resolved, resolved.config, ranks
         self._teacher: nn.Module | None = None
         self.run_folder: Run | None = None
+        self._owner = ""
         refused: ArchloomError | None = None
         if ranks.is_first:  # the one owner of the folder, for all ranks
             try:
                 self._teacher = check_verdict(resolved)  # before anything is written
                 claimed = claim(identity_of(resolved))
-                self.run_folder = _opened(claimed)
+                self.run_folder, self._owner = _opened(claimed), claimed.identity.key
             except ArchloomError as error:
                 refused = error
-        place, told = ranks.broadcast_object(
-            (self.run_folder and self.run_folder.folder, refused and str(refused))
+        place, self._owner, told = ranks.broadcast_object(
+            (self.run_folder and self.run_folder.folder, self._owner, refused and str(refused))
         )
         if told is not None:
             raise refused or RunError(told)  # on every rank: nobody waits for one that was refused
@@ -291,6 +292,7 @@ class _Session:
             self.ranks,
             self.config.checkpoint_every,
             self.notify,
+            self._owner,
         )
         return fit.epochs if fit.run() else None
 

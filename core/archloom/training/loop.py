@@ -15,6 +15,7 @@ from ..augmentation import Erased
 from ..errors import ConfigError
 from ..model import Model
 from ..task import Split, Task
+from .checkpoint import State, owner_of
 from .precision import Precision
 from .recipe import Recipe
 from .trainable import check_trainable
@@ -52,6 +53,7 @@ def train(
     workers: int | None = None,
     teacher: nn.Module | None = None,
     until: int | None = None,
+    network: str = "",
 ) -> Iterator[Epoch]:
     """Train `model` in place on `splits`, yielding after each epoch. What cannot be is refused at once.
 
@@ -59,7 +61,8 @@ def train(
     written there after each epoch, and a training found there goes on to the bit; epochs.csv has a line for
     each epoch; `best.pt` holds the state dict of the epoch with the highest accuracy on `watch` (the last one
     where nothing is watched), averaged where the recipe averages. teacher: the network that `recipe.teacher`
-    means, with its weights; it is put into eval mode. until: stop after so many epochs of the recipe's.
+    means, with its weights; it is put into eval mode. until: stop after so many epochs of the recipe's. network: what
+    the network is, where its layers' names and shapes may not tell it from others.
 
     Where the training was too short for BatchNorm's running statistics to settle, each watched epoch and the last one
     are judged with statistics taken anew from training images (`recipe.recalibrate`). The model has them, too, until
@@ -84,7 +87,8 @@ def train(
         calibrating,
     )
     upto = recipe.epochs if until is None else min(until, recipe.epochs)
-    return _epochs(make, recipe, task, splits, watch, resolution, folder, upto)
+    owner = owner_of(model, recipe, [seed, precision, splits, watch, resolution, network])
+    return _epochs(make, recipe, task, splits, watch, resolution, folder, upto, owner)
 
 
 def _epochs(
@@ -96,16 +100,18 @@ def _epochs(
     resolution: int | None,
     folder: Path | None,
     upto: int,
+    owner: str,
 ) -> Iterator[Epoch]:
     data: Any = task.dataset(*splits, augment=recipe.policy or recipe.augment, resolution=resolution)
     data = Erased(data, recipe.erasing) if recipe.erasing else data
     watched = task.dataset(watch, resolution=resolution) if watch else None
     trainer = make()
     state = trainer.state
+    state.owner = owner
     if folder is not None:
         state.resume(folder)
     steps, images = max(1, len(data) // recipe.batch_size), None
-    while state.done < upto and not (recipe.patience is not None and state.stale >= recipe.patience):
+    while state.done < upto and not _ended(state, recipe):
         trained = trainer.epoch(data)
         last = state.done + 1 == upto
         images = trainer.settle(steps * (state.done + 1)) if last or watched is not None else 0
@@ -114,9 +120,13 @@ def _epochs(
         metrics = {**first, **judged, **trained, **({"recalibrated": images} if images else {})}
         improved = state.record(metrics, judged.get(f"{watch}.accuracy"))
         if folder is not None:
-            state.save(folder, improved)
+            state.save(folder, improved, ended=_ended(state, recipe))
         if last and watched is not None:
             trainer.warn(metrics, str(watch), len(watched))  # type: ignore[arg-type]
         yield Epoch(state.done, recipe.epochs, metrics, state.network)
     if images is None:  # nothing was left to train: it may have been killed between its last epoch and this
         trainer.settle(steps * state.done)
+
+
+def _ended(state: State, recipe: Recipe) -> bool:
+    return state.done >= recipe.epochs or (recipe.patience is not None and state.stale >= recipe.patience)
