@@ -49,10 +49,30 @@ inline bool same_layout(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// x with the memory layout of `like`, which is dense; x itself where it has that already (an expanded
+// The gradient that reaches a result which has x's shape and dtype.
+inline void check_grad(const Tensor& grad, const Tensor& x, const char* op) {
+  STD_TORCH_CHECK(same_shape(grad, x), "archloom::", op, ": grad and x differ in shape");
+  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), "archloom::", op, ": grad and x differ in dtype");
+}
+
+inline void same_device(const char* op, const Tensor& x, const Tensor& other) {
+  STD_TORCH_CHECK(
+      other.device() == x.device(), "archloom::", op, " takes tensors of one device; move them all to that of x first");
+}
+inline void same_device(const char* op, const Tensor& x, const Tensors& others) {
+  for (const Tensor& other : others) same_device(op, x, other);
+}
+
+// The dispatcher asks that some tensor is on the device that it calls; an operator on a device asks it of all.
+template <class... T>
+void check_device(const char* op, const Tensor& x, const T&... others) {
+  (same_device(op, x, others), ...);
+}
+
+// x with the memory layout of `like`, which is dense, and its dtype; x itself where it has those already (an expanded
 // gradient has not).
 inline Tensor laid_out_like(const Tensor& x, const Tensor& like) {
-  if (same_layout(x, like)) return x;
+  if (x.scalar_type() == like.scalar_type() && same_layout(x, like)) return x;
   Tensor copy = torch::stable::empty_like(like);
   return torch::stable::copy_(copy, x);
 }
@@ -71,6 +91,14 @@ inline bool is_channels_last(const Tensor& x) {
 inline Tensor image_layout(const Tensor& x) {
   if (x.is_contiguous() || is_channels_last(x)) return x;
   return torch::stable::contiguous(x);
+}
+
+// All in the image layout of the first.
+inline Tensors image_layouts(const Tensors& xs) {
+  const Tensor first = image_layout(xs[0]);
+  Tensors dense{first};
+  for (std::size_t k = 1; k < xs.size(); ++k) dense.push_back(laid_out_like(xs[k], first));
+  return dense;
 }
 
 // x[outer][channels][inner] of an `image_layout` tensor; inner = 1 means rows of channels.
@@ -98,6 +126,27 @@ inline void check_candidates(const Tensors& xs, const Tensor& weights, const cha
         xs[k].scalar_type() == xs[0].scalar_type(), "archloom::", op, ": candidate ", k,
         " differs in dtype from candidate 0");
   }
+}
+
+// What normalizes the channels of `count` candidates.
+inline void check_affine(
+    Index count, Index channels, const Tensors& gammas, const Tensors& betas, const std::vector<double>& eps,
+    const char* op) {
+  STD_TORCH_CHECK(
+      Index(gammas.size()) == count && Index(betas.size()) == count && Index(eps.size()) == count, "archloom::", op,
+      ": every candidate needs one gamma, one beta and one eps");
+  for (Index k = 0; k < count; ++k)
+    STD_TORCH_CHECK(
+        gammas[k].numel() == channels && betas[k].numel() == channels, "archloom::", op,
+        ": gamma and beta must have shape (", channels, ",)");
+}
+
+// The statistics that the forward has returned.
+inline void check_statistics(Index count, Index channels, const Tensor& mean, const Tensor& var, const char* op) {
+  for (const Tensor* x : {&mean, &var})
+    STD_TORCH_CHECK(
+        x->dim() == 2 && x->size(0) == count && x->size(1) == channels, "archloom::", op,
+        ": mean and var must have shape (", count, ", ", channels, ")");
 }
 
 inline Tensors laid_out_like(const Tensors& xs, const Tensor& like) {

@@ -255,20 +255,15 @@ Problem problem(const Tensors& xs, bool swish, const char* op) {
 Parameters parameters(
     const Problem& p, std::vector<double> weights, const Tensors& gammas, const Tensors& betas,
     const std::vector<double>& eps, const char* op) {
-  Parameters q{std::move(weights), doubles(gammas), doubles(betas), eps};
-  const std::size_t expected = std::size_t(p.count * p.extent.channels);
-  STD_TORCH_CHECK(
-      q.gamma.size() == expected && q.beta.size() == expected && Index(eps.size()) == p.count, "archloom::", op,
-      ": every candidate needs one gamma and one beta of shape (", p.extent.channels, ",) and one eps");
-  return q;
+  check_affine(p.count, p.extent.channels, gammas, betas, eps, op);
+  return {std::move(weights), doubles(gammas), doubles(betas), eps};
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensors& candidates, std::vector<double> weights, const Tensors& gammas, const Tensors& betas,
     const std::vector<double>& eps, bool swish, const char* op) {
-  const Tensor first = image_layout(candidates[0]);
-  Tensor y = torch::stable::empty_like(first);
-  const Tensors xs = laid_out_like(candidates, y);
+  const Tensors xs = image_layouts(candidates);
+  Tensor y = torch::stable::empty_like(xs[0]);
   const Problem p = problem(xs, swish, op);
   const Parameters q = parameters(p, std::move(weights), gammas, betas, eps, op);
   const Index channels = p.extent.channels;
@@ -288,14 +283,14 @@ Backward backward(
     const Tensor& grad, const Tensors& candidates, std::vector<double> weights, const Tensors& gammas,
     const Tensors& betas, const Tensor& mean, const Tensor& var, const std::vector<double>& eps, bool swish,
     const char* op) {
-  const Tensor first = image_layout(candidates[0]);
-  STD_TORCH_CHECK(same_shape(grad, first), "archloom::", op, ": grad and x differ in shape");
+  check_grad(grad, candidates[0], op);
+  const Tensors xs = image_layouts(candidates);
   Backward result;
-  for (std::size_t k = 0; k < candidates.size(); ++k) result.dxs.push_back(torch::stable::empty_like(first));
-  const Tensors xs = laid_out_like(candidates, result.dxs[0]);
+  for (std::size_t k = 0; k < xs.size(); ++k) result.dxs.push_back(torch::stable::empty_like(xs[0]));
   const Tensor g = laid_out_like(grad, result.dxs[0]);
   const Problem p = problem(xs, swish, op);
   const Parameters q = parameters(p, std::move(weights), gammas, betas, eps, op);
+  check_statistics(p.count, p.extent.channels, mean, var, op);
   const std::vector<double> means = doubles(mean), vars = doubles(var);
   result.count = p.count;
   result.channels = p.extent.channels;

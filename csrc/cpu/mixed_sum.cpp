@@ -25,7 +25,7 @@ std::tuple<Tensors, Tensor> mixed_sum_backward(
     const Tensor& grad, Tensors xs, const Tensor& weights, bool want_xs, bool want_weights) {
   check_candidates(xs, weights, "mixed_sum_backward");
   const Dtype dtype = dtype_of(xs[0], "mixed_sum_backward");
-  STD_TORCH_CHECK(same_shape(grad, xs[0]), "archloom::mixed_sum_backward: grad and xs differ in shape");
+  check_grad(grad, xs[0], "mixed_sum_backward");
   const Index count = Index(xs.size()), n = grad.numel();
 
   const Tensor model = torch::stable::empty_like(xs[0]);  // the layout that y had

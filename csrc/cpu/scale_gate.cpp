@@ -51,7 +51,7 @@ Tensor scale_gate(const Tensor& x, const Tensor& s) {
 
 std::tuple<Tensor, Tensor> scale_gate_backward(const Tensor& grad, const Tensor& x, const Tensor& s) {
   const Dtype dtype = dtype_of(x, "scale_gate_backward");
-  STD_TORCH_CHECK(same_shape(grad, x), "archloom::scale_gate_backward: grad and x differ in shape");
+  check_grad(grad, x, "scale_gate_backward");
   const std::vector<double> f = gates(dtype, x, s);
   const Tensor dense = image_layout(x);
   Tensor dx = torch::stable::empty_like(dense);

@@ -19,7 +19,7 @@ Tensor swish(const Tensor& x) {
 
 Tensor swish_backward(const Tensor& grad, const Tensor& x) {
   const Dtype dtype = dtype_of(x, "swish_backward");
-  STD_TORCH_CHECK(same_shape(grad, x), "archloom::swish_backward: grad and x differ in shape");
+  check_grad(grad, x, "swish_backward");
   Tensor dx = torch::stable::empty_like(x);
   const Tensor dense = laid_out_like(x, dx), dense_grad = laid_out_like(grad, dx);
   const void *in = dense.const_data_ptr(), *g = dense_grad.const_data_ptr();

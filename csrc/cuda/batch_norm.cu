@@ -18,7 +18,8 @@ struct Call {
 Call prepare(
     const Tensors& xs, const Tensors& gammas, const Tensors& betas, const std::vector<double>& eps, const char* op) {
   STD_TORCH_CHECK(xs[0].dim() >= 2, "archloom::", op, " takes tensors of shape (N, C, ...)");
-  STD_TORCH_CHECK(xs.size() <= most_candidates, "archloom::", op, " takes at most 64 candidates on CUDA");
+  check_count(xs, op);
+  check_device(op, xs[0], xs, gammas, betas);
   const Extent e = extent_of(xs[0]);
   Call call{};
   call.dtype = dtype_of(xs[0], op);
@@ -29,13 +30,8 @@ Call prepare(
   STD_TORCH_CHECK(
       call.layout.population() > 1 && call.n > 0, "archloom::", op,
       " needs more than one value per channel to normalize over");
-  STD_TORCH_CHECK(
-      gammas.size() == xs.size() && betas.size() == xs.size() && eps.size() == xs.size(), "archloom::", op,
-      ": every candidate needs one gamma, one beta and one eps");
+  check_affine(call.count, e.channels, gammas, betas, eps, op);
   for (std::size_t k = 0; k < xs.size(); ++k) {
-    STD_TORCH_CHECK(
-        gammas[k].numel() == e.channels && betas[k].numel() == e.channels, "archloom::", op,
-        ": gamma and beta must have shape (", e.channels, ",)");
     call.gammas.push_back(coefficients(gammas[k], call.dtype));
     call.betas.push_back(coefficients(betas[k], call.dtype));
     call.eps.at[k] = eps[k];
@@ -55,13 +51,18 @@ S* data(const Tensor& x) {
   return static_cast<S*>(x.mutable_data_ptr());
 }
 
+template <class S>
+const S* read(const Tensor& x) {
+  return static_cast<const S*>(x.const_data_ptr());
+}
+
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensors& candidates, const Tensor* weights, const Tensors& gammas, const Tensors& betas,
     const std::vector<double>& eps, bool swish, const char* op) {
+  check_device(op, candidates[0], candidates);
   const torch::stable::accelerator::DeviceGuard guard(candidates[0].get_device_index());
-  const Tensor first = image_layout(candidates[0]);
-  Tensor y = torch::stable::empty_like(first);
-  const Tensors xs = laid_out_like(candidates, y);
+  const Tensors xs = image_layouts(candidates);
+  Tensor y = torch::stable::empty_like(xs[0]);
   const Call call = prepare(xs, gammas, betas, eps, op);
   const Index channels = call.layout.channels;
   const ScalarType type = compute_scalar(call.dtype);
@@ -78,7 +79,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     moments<T><<<call.grid, threads, 0, stream>>>(call.layout, in, data<double>(partial));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
     finish_moments<S><<<over(channels), threads, 0, stream>>>(
-        call.layout, call.count, call.parts, data<double>(partial), weights ? data<S>(w) : nullptr,
+        call.layout, call.count, call.parts, data<double>(partial), weights ? read<S>(w) : nullptr,
         inputs_of<S>(call.gammas, op), inputs_of<S>(call.betas, op), call.eps, data<S>(mean), data<S>(var), data<S>(a),
         data<S>(b));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
@@ -103,15 +104,16 @@ struct Backward {
 Backward backward(
     const Tensor& grad, const Tensors& candidates, const Tensor* weights, const Tensors& gammas, const Tensors& betas,
     const Tensor& mean, const Tensor& var, const std::vector<double>& eps, bool swish, const char* op) {
+  check_device(op, candidates[0], candidates, grad, mean, var);
+  check_grad(grad, candidates[0], op);
   const torch::stable::accelerator::DeviceGuard guard(candidates[0].get_device_index());
-  const Tensor first = image_layout(candidates[0]);
-  STD_TORCH_CHECK(same_shape(grad, first), "archloom::", op, ": grad and x differ in shape");
+  const Tensors xs = image_layouts(candidates);
   Backward result;
-  for (std::size_t k = 0; k < candidates.size(); ++k) result.dxs.push_back(torch::stable::empty_like(first));
-  const Tensors xs = laid_out_like(candidates, result.dxs[0]);
+  for (std::size_t k = 0; k < xs.size(); ++k) result.dxs.push_back(torch::stable::empty_like(xs[0]));
   const Tensor g = laid_out_like(grad, result.dxs[0]);
   const Call call = prepare(xs, gammas, betas, eps, op);
   const Index channels = call.layout.channels, all = call.count * channels;
+  check_statistics(call.count, channels, mean, var, op);
   const ScalarType type = compute_scalar(call.dtype);
   const std::vector<Index> shape{call.count, channels};
   auto fresh = [&] { return torch::stable::new_empty(g, shape, type); };
@@ -128,38 +130,38 @@ Backward backward(
     using T = std::remove_pointer_t<decltype(null)>;
     using S = compute_t<T>;
     const Pointers<const T> in = inputs_of<T>(xs, op);
-    const T* gp = data<T>(g);
+    const T* gp = read<T>(g);
     const unsigned blocks = blocks_for(call.n, Pack<T>::size);
     const bool packed = call.packed && all_aligned(result.dxs) && is_aligned(gp);
     auto finish = [&] {
       STD_CUDA_KERNEL_LAUNCH_CHECK();
       finish_reduce<S><<<over(all), threads, 0, stream>>>(
-          call.layout, call.count, call.parts, data<double>(partial), weights ? data<S>(w) : nullptr,
-          inputs_of<S>(call.gammas, op), inputs_of<S>(call.betas, op), call.eps, data<S>(vars), data<S>(A), data<S>(B),
+          call.layout, call.count, call.parts, data<double>(partial), weights ? read<S>(w) : nullptr,
+          inputs_of<S>(call.gammas, op), inputs_of<S>(call.betas, op), call.eps, read<S>(vars), data<S>(A), data<S>(B),
           data<S>(D), data<S>(result.dgamma), data<S>(result.dbeta), data<double>(each));
       STD_CUDA_KERNEL_LAUNCH_CHECK();
     };
     if (swish) {
       affine_form<S><<<over(channels), threads, 0, stream>>>(
-          channels, data<S>(call.gammas[0]), data<S>(call.betas[0]), data<S>(means), data<S>(vars), call.eps.at[0],
+          channels, read<S>(call.gammas[0]), read<S>(call.betas[0]), read<S>(means), read<S>(vars), call.eps.at[0],
           data<S>(a), data<S>(b));
       reduce<T, true><<<call.grid, threads, 0, stream>>>(
-          call.layout, gp, in, data<S>(means), data<S>(a), data<S>(b), data<double>(partial));
+          call.layout, gp, in, read<S>(means), data<S>(a), data<S>(b), data<double>(partial));
       finish();
       elementwise<T><<<blocks, threads, 0, stream>>>(
           call.n, packed,
           GradBody<T, true>{
-              outputs_of<T>(result.dxs), gp, in, data<S>(means), data<S>(A), data<S>(B), data<S>(D), data<S>(a),
+              outputs_of<T>(result.dxs, op), gp, in, read<S>(means), data<S>(A), data<S>(B), data<S>(D), data<S>(a),
               data<S>(b), call.count, call.layout});
     } else {
       reduce<T, false><<<call.grid, threads, 0, stream>>>(
-          call.layout, gp, in, data<S>(means), nullptr, nullptr, data<double>(partial));
+          call.layout, gp, in, read<S>(means), nullptr, nullptr, data<double>(partial));
       finish();
       elementwise<T><<<blocks, threads, 0, stream>>>(
           call.n, packed,
           GradBody<T, false>{
-              outputs_of<T>(result.dxs), gp, in, data<S>(means), data<S>(A), data<S>(B), data<S>(D), nullptr, nullptr,
-              call.count, call.layout});
+              outputs_of<T>(result.dxs, op), gp, in, read<S>(means), data<S>(A), data<S>(B), data<S>(D), nullptr,
+              nullptr, call.count, call.layout});
       STD_CUDA_KERNEL_LAUNCH_CHECK();
       sum_partials<S><<<unsigned(call.count), threads, 0, stream>>>(
           data<double>(each), channels, channels, 1, data<S>(result.dweights));
@@ -172,6 +174,7 @@ Backward backward(
 std::tuple<Tensor, Tensor, Tensor> bn_mixed_sum(
     Tensors xs, const Tensor& weights, Tensors gammas, Tensors betas, std::vector<double> eps) {
   check_candidates(xs, weights, "bn_mixed_sum");
+  check_device("bn_mixed_sum", xs[0], weights);
   return forward(xs, &weights, gammas, betas, eps, false, "bn_mixed_sum");
 }
 
@@ -179,6 +182,7 @@ std::tuple<Tensors, Tensor, Tensor, Tensor> bn_mixed_sum_backward(
     const Tensor& grad, Tensors xs, const Tensor& weights, Tensors gammas, Tensors betas, const Tensor& mean,
     const Tensor& var, std::vector<double> eps) {
   check_candidates(xs, weights, "bn_mixed_sum_backward");
+  check_device("bn_mixed_sum_backward", xs[0], weights);
   Backward r =
       backward(grad, xs, &weights, gammas, betas, mean, var, eps, false, "bn_mixed_sum_backward");
   return {r.dxs, torch::stable::to(r.dweights, weights.scalar_type()), r.dgamma, r.dbeta};

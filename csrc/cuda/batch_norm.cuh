@@ -18,7 +18,7 @@ struct Layout {
     return inner == 1 ? m * channels + c : ((m / inner) * channels + c) * inner + m % inner;
   }
   __device__ Index channel(Index i) const {
-    if ((i >> 32) == 0) return (unsigned(i) / unsigned(inner)) % unsigned(channels);
+    if (((i | inner | channels) >> 32) == 0) return (unsigned(i) / unsigned(inner)) % unsigned(channels);
     return (i / inner) % channels;
   }
 };

@@ -75,6 +75,21 @@ __device__ __forceinline__ void store(T* p, const compute_t<T>* from) {
   }
 }
 
+// The same for W elements that lie packed, or one by one where they are not aligned.
+template <int W, class T>
+__device__ __forceinline__ void load_at(const T* p, bool packed, compute_t<T>* into) {
+  if (packed) return load<W>(p, into);
+#pragma unroll
+  for (int i = 0; i < W; ++i) into[i] = widen(p[i]);
+}
+
+template <int W, class T>
+__device__ __forceinline__ void store_at(T* p, bool packed, const compute_t<T>* from) {
+  if (packed) return store<W>(p, from);
+#pragma unroll
+  for (int i = 0; i < W; ++i) p[i] = narrow<T>(from[i]);
+}
+
 // Calls f(T*) with a null pointer of the element type that `dtype` names.
 template <class F>
 void typed(Dtype dtype, F f) {
@@ -91,17 +106,22 @@ inline Tensor coefficients(const Tensor& x, Dtype dtype) {
   return torch::stable::contiguous(torch::stable::to(x, compute_scalar(dtype)));
 }
 
-template <class T>
-Pointers<const T> inputs_of(const Tensors& xs, const char* op) {
+inline void check_count(const Tensors& xs, const char* op) {
   STD_TORCH_CHECK(
       xs.size() <= most_candidates, "archloom::", op, " takes at most ", most_candidates, " candidates on CUDA");
+}
+
+template <class T>
+Pointers<const T> inputs_of(const Tensors& xs, const char* op) {
+  check_count(xs, op);
   Pointers<const T> pointers{};
   for (std::size_t k = 0; k < xs.size(); ++k) pointers.at[k] = static_cast<const T*>(xs[k].const_data_ptr());
   return pointers;
 }
 
 template <class T>
-Pointers<T> outputs_of(const Tensors& xs) {
+Pointers<T> outputs_of(const Tensors& xs, const char* op) {
+  check_count(xs, op);
   Pointers<T> pointers{};
   for (std::size_t k = 0; k < xs.size(); ++k) pointers.at[k] = static_cast<T*>(xs[k].mutable_data_ptr());
   return pointers;

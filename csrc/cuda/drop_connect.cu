@@ -30,6 +30,7 @@ __global__ void __launch_bounds__(threads) scale_rows(Index n, bool packed, Scal
 
 Tensor run(const Tensor& x, const Tensor* skip, const Tensor& scale, const char* op) {
   const Dtype dtype = dtype_of(x, op);
+  check_device(op, x, scale);
   STD_TORCH_CHECK(
       x.dim() >= 1 && scale.dim() == 1 && scale.size(0) == x.size(0), "archloom::", op,
       " needs one factor per sample: scale of shape (x.shape[0],)");
@@ -55,6 +56,7 @@ Tensor run(const Tensor& x, const Tensor* skip, const Tensor& scale, const char*
 Tensor drop_connect(const Tensor& x, const Tensor& scale) { return run(x, nullptr, scale, "drop_connect"); }
 
 Tensor drop_connect_add(const Tensor& x, const Tensor& skip, const Tensor& scale) {
+  check_device("drop_connect_add", x, skip);
   STD_TORCH_CHECK(
       same_shape(x, skip) && skip.scalar_type() == x.scalar_type(),
       "archloom::drop_connect_add: x and skip must agree in shape and dtype");

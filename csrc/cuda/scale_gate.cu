@@ -64,7 +64,6 @@ __global__ void __launch_bounds__(threads) gate_backward(
       __syncthreads();
     }
     if (t < lowest && c < layout.channels) ds[sample * layout.channels + c] = S(dots[t]) * factor * (S(1) - factor);
-    __syncthreads();
   }
 }
 
@@ -76,6 +75,7 @@ Layout layout_of(const Tensor& x) {
 }
 
 void check(const Tensor& x, const Tensor& s) {
+  check_device("scale_gate", x, s);
   STD_TORCH_CHECK(
       x.dim() >= 2 && s.dim() >= 2 && s.size(0) == x.size(0) && s.numel() == x.size(0) * x.size(1),
       "archloom::scale_gate: s must have shape (N, C) or (N, C, 1, ...) for x of shape (N, C, ...)");
@@ -104,7 +104,8 @@ Tensor scale_gate(const Tensor& x, const Tensor& s) {
 std::tuple<Tensor, Tensor> scale_gate_backward(const Tensor& grad, const Tensor& x, const Tensor& s) {
   const Dtype dtype = dtype_of(x, "scale_gate_backward");
   check(x, s);
-  STD_TORCH_CHECK(same_shape(grad, x), "archloom::scale_gate_backward: grad and x differ in shape");
+  check_device("scale_gate_backward", x, grad);
+  check_grad(grad, x, "scale_gate_backward");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Tensor dense = image_layout(x), gates = coefficients(s, dtype);
   Tensor dx = torch::stable::empty_like(dense), ds = torch::stable::empty_like(gates);

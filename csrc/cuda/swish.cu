@@ -57,7 +57,8 @@ Tensor swish(const Tensor& x) {
 
 Tensor swish_backward(const Tensor& grad, const Tensor& x) {
   const Dtype dtype = dtype_of(x, "swish_backward");
-  STD_TORCH_CHECK(same_shape(grad, x), "archloom::swish_backward: grad and x differ in shape");
+  check_device("swish_backward", x, grad);
+  check_grad(grad, x, "swish_backward");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   Tensor dx = torch::stable::empty_like(x);
   const Tensor dense = laid_out_like(x, dx), g = laid_out_like(grad, dx);

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from compiled import needs_kernels
 
 import archloom.errors
 from archloom import kernels
+from archloom.kernels import fingerprint
 
 SOURCES = Path(archloom.__file__).parent
 CSRC = SOURCES.parents[1] / "csrc"
@@ -68,6 +71,67 @@ def test_a_library_that_does_not_load_is_named(without_libraries: Path) -> None:
     (without_libraries / "archloom" / "_C.so").write_bytes(b"no library")
     done = run(CALL, without_libraries, ARCHLOOM_KERNELS="auto")
     assert "_C.so cannot be loaded" in done.stderr
+
+
+STALE: dict[str, Callable[[str], bytes]] = {
+    "without a fingerprint": lambda csrc: b"",
+    "of other operators": lambda csrc: fingerprint.source_text(
+        fingerprint.Fingerprint(csrc, fingerprint.of_schemas(("swish(Tensor x) -> Tensor",)))
+    ).encode(),
+    "of other sources": lambda csrc: fingerprint.source_text(
+        fingerprint.Fingerprint("0" * 64, fingerprint.of_schemas())
+    ).encode(),
+}
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("kind", "mode"), [*((kind, "auto") for kind in STALE), ("without a fingerprint", "native")]
+)
+def test_a_library_older_than_the_python_files_gives_way_to_the_references(
+    tmp_path: Path, kind: str, mode: str
+) -> None:
+    """As in a checkout that was updated and not compiled again: the library itself could be loaded."""
+    if not CSRC.exists():
+        pytest.skip("installed without its sources")
+    core = tmp_path / "checkout" / "core"
+    shutil.copytree(SOURCES, core / "archloom", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CSRC, core.parent / "csrc")
+    current = fingerprint.of_sources(CSRC)
+    library = (SOURCES / "_C.so").read_bytes()
+    assert fingerprint.carried(SOURCES / "_C.so") == current
+    text = f"csrc:{current.csrc} schemas:{current.schemas}".encode()
+    found = re.search(rb"csrc:[0-9a-f]{64} schemas:[0-9a-f]{64}", STALE[kind](current.csrc))
+    (core / "archloom" / "_C.so").write_bytes(library.replace(text, found[0] if found else b"?" * len(text)))
+    done = run(CALL + "print(kernels.status().native)", core, ARCHLOOM_KERNELS=mode)
+    if mode == "auto":
+        assert done.stdout.strip() == "False", done.stderr
+        assert done.stderr.count("compiled kernels are not in use") == 1
+    else:
+        assert done.returncode != 0
+        assert "ConfigError: ARCHLOOM_KERNELS=native, but" in done.stderr
+    assert "make kernels" in done.stderr
+
+
+def test_the_operators_that_python_calls_are_those_that_csrc_declares() -> None:
+    if not CSRC.exists():
+        pytest.skip("installed without its sources")
+    assert tuple(fingerprint.declared(CSRC)) == fingerprint.SCHEMAS
+
+
+def test_a_fingerprint_tells_every_source_and_no_test_of_them(tmp_path: Path) -> None:
+    if not CSRC.exists():
+        pytest.skip("installed without its sources")
+    copy = tmp_path / "csrc"
+    shutil.copytree(CSRC, copy)
+    before = fingerprint.of_sources(copy)
+    (copy / "tests" / "test_kernels.cpp").write_text("", encoding="utf-8")
+    assert fingerprint.of_sources(copy) == before == fingerprint.of_sources(CSRC)
+    for changed in ("manifest.txt", "cuda/swish.cu", "cuda/common.cuh", "cpu/vec.inc", "ops.h"):
+        (copy / changed).write_text("// another\n", encoding="utf-8")
+        after = fingerprint.of_sources(copy)
+        assert after.csrc != before.csrc
+        before = after
 
 
 def test_python_is_silent_and_loads_nothing() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -138,6 +140,68 @@ def test_the_operators_refuse_what_does_not_fit() -> None:
         torch.ops.archloom.swish(torch.ones(3, dtype=torch.int32))
     with pytest.raises(RuntimeError, match="more than one value per channel"):
         torch.ops.archloom.bn_swish(torch.ones(1, 3, 1, 1), torch.ones(3), torch.ones(3), 1e-5)
+    sizes = [torch.ones(6), torch.ones(0)]
+    with pytest.raises(RuntimeError, match=r"must have shape \(3,\)"):
+        torch.ops.archloom.bn_mixed_sum([x, x], torch.ones(2), sizes, sizes, [1e-5, 1e-5])
+
+
+def _backward(o: Any, grad: Tensor, x: Tensor) -> dict[str, Callable[[], Any]]:
+    """Every backward operator on a gradient and x (2, 3, ...)."""
+    w, per_channel, gates = torch.rand(2), torch.ones(3), torch.ones(2, 3)
+    _, mean, var = o.bn_mixed_sum([x, x], w, [per_channel] * 2, [per_channel] * 2, [1e-5] * 2)
+    return {
+        "swish": lambda: o.swish_backward(grad, x),
+        "mixed_sum": lambda: o.mixed_sum_backward(grad, [x, x], w, True, True),
+        "scale_gate": lambda: o.scale_gate_backward(grad, x, gates),
+        "bn_swish": lambda: o.bn_swish_backward(grad, x, per_channel, per_channel, mean[:1], var[:1], 1e-5),
+        "bn_mixed_sum": lambda: o.bn_mixed_sum_backward(
+            grad, [x, x], w, [per_channel] * 2, [per_channel] * 2, mean, var, [1e-5] * 2
+        ),
+    }
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32], ids=str)
+def test_a_gradient_of_another_type_is_refused_and_not_read_as_if_it_were_x(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 4, 4)
+    for name, call in _backward(torch.ops.archloom, torch.ones_like(x).to(dtype), x).items():
+        with pytest.raises(RuntimeError, match=f"archloom::{name}_backward: grad and x differ in dtype"):
+            call()
+    for name, call in _backward(torch.ops.archloom, torch.ones(2, 3, 4), x).items():
+        with pytest.raises(RuntimeError, match=f"archloom::{name}_backward: grad and x differ in shape"):
+            call()
+
+
+@needs_kernels
+def test_statistics_of_another_shape_are_refused() -> None:
+    o, x, ones = torch.ops.archloom, torch.randn(2, 3, 4, 4), torch.ones(3)
+    for mean, var in (
+        (torch.ones(1, 2), torch.ones(1, 3)),
+        (torch.ones(1, 3), torch.ones(1, 2)),
+        (ones, ones),
+    ):
+        with pytest.raises(RuntimeError, match=r"mean and var must have shape \(1, 3\)"):
+            o.bn_swish_backward(x, x, ones, ones, mean, var, 1e-5)
+
+
+@needs_kernels
+def test_a_gradient_that_is_not_wanted_is_zero() -> None:
+    x, w = torch.randn(2, 3, 4, 4), torch.rand(2)
+    assert torch.ops.archloom.mixed_sum_backward(x, [x, x], w, True, False)[1].tolist() == [0.0, 0.0]
+    assert torch.ops.archloom.mixed_sum_backward(x, [x, x], w, False, True)[0] == []
+
+
+@needs_kernels
+def test_sums_do_not_depend_on_where_a_tensor_lies(isa: str) -> None:
+    torch.manual_seed(0)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        g, *xs = (torch.randn(40001).to(dtype) for _ in range(4))
+        w = torch.rand(3, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+        found = torch.ops.archloom.mixed_sum_backward(g, xs, w, True, True)[1]
+        for by in (1, 2, 3):
+            moved = [torch.cat([x[:by], x])[by:] for x in (g, *xs)]
+            again = torch.ops.archloom.mixed_sum_backward(moved[0], moved[1:], w, True, True)[1]
+            assert torch.equal(found, again)
 
 
 @pytest.mark.usefixtures("compiled")

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from . import fingerprint
 
 _FOLDER = Path(__file__).resolve().parent.parent  # the libraries lie beside archloom's modules
+_LIBRARIES = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")  # how Linux's and macOS's files begin
 _MODES = ("auto", "native", "python")
 OPERATIONS = (
     "swish",
@@ -95,9 +97,27 @@ def _load(path: Path) -> str:
             or f"{path.name} is not there: this installation has not compiled it"
         )
     try:
+        if why := _outdated(path):
+            return why
         torch.ops.load_library(str(path))
     except OSError as error:
         return f"{path.name} cannot be loaded: {error}"
+    return ""
+
+
+def _outdated(path: Path) -> str:
+    """Why a library does not go with these Python files; empty where it does. Asked before it is loaded."""
+    carried, no_library = fingerprint.carried(path), path.read_bytes()[:4] not in _LIBRARIES
+    if carried is None and no_library:
+        return ""  # the attempt to load it says what it is
+    again = "run `make kernels` in the checkout, or install archloom again"
+    if carried is None:
+        return f"{path.name} does not say what it was compiled from, so it is older than these Python files: {again}"
+    if carried.schemas != fingerprint.of_schemas():
+        return f"{path.name} holds other operators than these Python files call: {again}"
+    csrc = _FOLDER.parent.parent / "csrc"
+    if (csrc / "manifest.txt").exists() and carried.csrc != fingerprint.of_sources(csrc).csrc:
+        return f"{path.name} was compiled from other sources than now lie in {csrc}: {again}"
     return ""
 
 
@@ -201,6 +221,8 @@ def info() -> dict[str, Any]:
     shown: dict[str, Any] = {"mode": state.mode, "devices": sorted(state.devices), "reasons": state.reasons}
     if state.native:
         shown |= {"instruction_set": instruction_set(), "instruction_sets": instruction_sets()}
+        if built_from := fingerprint.carried(library()):
+            shown["built_from"] = built_from._asdict()
     shown["operations"] = {op: ", ".join(_runs(op, state)) for op in OPERATIONS}
     shown["build"] = build_info()
     return shown
