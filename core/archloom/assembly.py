@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from .backbone import OPTIONS, Backbone, backbone_of
 from .config import ModelConfig, Part, parse_model
 from .documents import read_yaml
 from .errors import ArchloomError, ConfigError, UnknownName
@@ -15,7 +16,6 @@ from .model import Model, evaluating, output_shape
 from .plugins import Host
 from .randomness import forked_rng
 from .resolve import checked_component, model_parts
-from .space import weight_formats
 from .zoo import Found, find
 
 ARCHITECTURE = "architecture"
@@ -63,7 +63,8 @@ def build_model(
     parts = model_parts(host, config.model_copy(update={"backbone": None}))
     name = f"backbone '{config.backbone.type}'"
     with forked_rng(seed, "backbone"):
-        backbone, formats = _backbone(config.backbone, task, host)
+        made = _backbone(config.backbone, task, host)
+    backbone = made.module
     channels, height, width = task.shape
     with evaluating(backbone):
         try:
@@ -76,7 +77,8 @@ def build_model(
             ) from error
     shape = (channels, height, width)
     model = parts.assemble(backbone, shape=shape, num_classes=len(task.classes), seed=seed)
-    model.weight_formats = formats
+    model.weight_formats = made.formats
+    model.freeze(f"backbone.{name}" for name in made.frozen)
     return model
 
 
@@ -92,11 +94,13 @@ class _First(nn.Module):
         return maps[0] if isinstance(maps, tuple) else maps
 
 
-def _backbone(part: Part, task: Images, host: Host) -> tuple[nn.Module, tuple[Any, ...]]:
-    """The module, and the other implementations' weight formats that fit it."""
+def _backbone(part: Part, task: Images, host: Host) -> Backbone:
     if part.type == ARCHITECTURE:
-        found = _found(part.options, task, host)
-        return found.space.build(found.architecture), weight_formats(found.space, found.architecture)
+        own = {key: value for key, value in part.options.items() if key not in OPTIONS}
+        channels, height, width = task.shape
+        return backbone_of(
+            _found(own, task, host), part.options, (channels, height, width), f"backbone '{ARCHITECTURE}'"
+        )
     known = [n.removeprefix("backbone.") for n in host.names("component") if n.startswith("backbone.")]
     if part.type not in known:
         hint = f"A network of a search space is {{type: {ARCHITECTURE}, name: fbnet_a}}."
@@ -110,7 +114,7 @@ def _backbone(part: Part, task: Images, host: Host) -> tuple[nn.Module, tuple[An
         )
     maker = checked_component(host, "backbone", Part(type=part.type, options=options))
     try:
-        return maker(in_channels=channels), ()
+        return Backbone(maker(in_channels=channels))
     except ArchloomError:
         raise
     except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +29,28 @@ class Model(nn.Module):
     A loss that needs the images themselves, as for a teacher, has a method `see(images)`, which is called in
     each forward of a training.
     `weight_formats`: how other implementations name the same tensors, as the backbone's space knows them.
+    `frozen`: names of submodules that have no gradients and stay in eval mode; see `freeze`.
     """
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module, loss: nn.Module) -> None:
         super().__init__()
         self.backbone, self.neck, self.head, self.loss = backbone, neck, head, loss
         self.weight_formats: tuple[WeightFormat, ...] = ()
+        self.frozen: tuple[str, ...] = ()
+
+    def freeze(self, names: Iterable[str]) -> None:
+        """Keep the submodules of these names as they are from now on: weights and BatchNorm statistics."""
+        self.frozen = (*self.frozen, *names)
+        for name in self.frozen:
+            self.get_submodule(name).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Model:
+        """PyTorch's, with what is frozen left in eval mode."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
 
     def forward(self, x: Tensor, *selection: Any) -> Tensor:
         see: Any = getattr(self.loss, "see", None)
