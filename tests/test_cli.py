@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +13,11 @@ import yaml
 from archloom import cli, console
 
 PLUGIN = """
-import time
 import torch
 import archloom
 from archloom.architecture import Choice
 from archloom.estimator import Metric
 from archloom.space import Around, build_chain
-from archloom.strategy import Progress
 
 class Tiny:
     '''Two layers of kernel 1 or 3.'''
@@ -38,20 +32,6 @@ class Tiny:
     def build(self, architecture):
         return build_chain(self, architecture)
 
-class Slow:
-    '''Counts, and takes its time.'''
-    def __init__(self, space, task, *, units: int = 500):
-        self.supernet, self.units, self.done = torch.nn.Linear(1, 1), units, 0
-    def fit(self):
-        while self.done < self.units:
-            time.sleep(0.02)
-            self.done += 1
-            yield Progress(self.done, self.units, float(self.done))
-    def state_dict(self): return {"done": self.done}
-    def load_state_dict(self, state): self.done = state["done"]
-    def propose(self): return None
-    def observe(self, trial): pass
-
 class Raises:
     metrics = (Metric("raised", "1", "max"),)
     expense, needs = 0, ()
@@ -59,8 +39,6 @@ class Raises:
 
 @archloom.hookimpl
 def register_search_spaces(register): register("tiny", Tiny)
-@archloom.hookimpl
-def register_strategies(register): register("slow", Slow)
 @archloom.hookimpl
 def register_estimators(register): register("raises", Raises)
 """
@@ -311,38 +289,3 @@ def test_an_installed_plugin_that_fails_is_a_warning_and_what_it_held_an_error(h
     assert "nowhere_to_be_found" in json.loads(out)["broken"][0]
     monkeypatch.setenv("ARCHLOOM_STRICT_PLUGINS", "1")
     assert archloom("plugins")[0] == 2
-
-
-# -- Ctrl-C -------------------------------------------------------------------------------------------------
-
-
-def test_ctrl_c_saves_at_the_next_unit_says_how_to_resume_and_exits_with_130(here):
-    words = [
-        "search",
-        "c.yaml",
-        "--run",
-        "r",
-        *sets("strategy=slow", "observers=[]", "checkpoint_every=1000"),
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "archloom", *words],
-        cwd=here,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    log, deadline = here / "r" / "log.jsonl", time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if log.exists() and log.read_text().count('"fit"') >= 3:
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    told, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    assert "interrupted; what was done is saved. Go on with: archloom resume r" in told
-    assert "Traceback" not in told
-    from archloom.run import load_checkpoint
-
-    units = [event for event in map(json.loads, log.read_text().splitlines()) if event["event"] == "fit"]
-    assert load_checkpoint(here / "r" / "checkpoint.pt")["method"] == {"done": units[-1]["unit"]}

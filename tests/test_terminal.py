@@ -7,8 +7,10 @@ import io
 import itertools
 import json
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,16 @@ import yaml
 from rich.console import Console
 
 from archloom import progress
+from archloom.run import load_checkpoint
 from archloom.standing import announced
 
 PLUGIN = """
+import time
 import archloom
 from archloom.architecture import Choice
 from archloom.estimator import Metric
+from archloom.space import Around
+from archloom.strategy import Progress
 from torch import nn
 
 class Three:
@@ -32,6 +38,10 @@ class Three:
         self.choices = [Choice(f"digit{i}", (0, 1, 2, 3)) for i in range(3)]
     def build(self, architecture):
         return nn.Conv2d(1, 1 + sum(architecture.values()), 1)
+    def candidate(self, choice, option):
+        return nn.Conv2d(4, 4, 1)
+    def around(self, body):
+        return Around(nn.Conv2d(1, 4, 1), body)
 
 class Sum:
     metrics = (Metric("sum", "nJ", "max"),)
@@ -39,6 +49,22 @@ class Sum:
     def estimate(self, architecture, context):
         return {"sum": float(sum(architecture.values()))}
 
+class Slow:
+    '''Counts, and takes its time.'''
+    def __init__(self, space, task, *, units: int = 500):
+        self.supernet, self.units, self.done = nn.Linear(1, 1), units, 0
+    def fit(self):
+        while self.done < self.units:
+            time.sleep(0.02)
+            self.done += 1
+            yield Progress(self.done, self.units, float(self.done))
+    def state_dict(self): return {"done": self.done}
+    def load_state_dict(self, state): self.done = state["done"]
+    def propose(self): return None
+    def observe(self, trial): pass
+
+@archloom.hookimpl
+def register_strategies(register): register("slow", Slow)
 @archloom.hookimpl
 def register_search_spaces(register): register("three", Three)
 @archloom.hookimpl
@@ -81,7 +107,7 @@ RANK = {
 }
 
 SERVER = """
-import base64, fcntl, json, os, pty, struct, sys, termios
+import base64, fcntl, json, os, pty, struct, sys, termios, time
 for name in ("COLUMNS", "LINES"):  # these would stand above the terminal's own
     os.environ.pop(name, None)
 import typer, rich.live, rich.progress, rich.table
@@ -89,22 +115,43 @@ import torch, torchmetrics, sklearn.datasets, scipy.stats, plotly.offline
 import archloom.session, archloom.comparing, archloom.retraining, archloom.report, archloom.plugins
 archloom.plugins.Host()
 torch.set_num_threads(1)
+
+def put(descriptor, what):
+    if what == "closed":
+        os.close(descriptor)
+        return None
+    if what == "full":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), descriptor)
+    if what == "gone":
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, descriptor)
+    return os.fdopen(descriptor, "r" if descriptor == 0 else "w", closefd=False)
+
 for line in sys.stdin:
-    columns, *words = json.loads(line)
+    asked = json.loads(line)
     child, terminal = pty.fork()
     if child == 0:
-        fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 70, columns, 0, 0))
-        sys.argv = ["archloom", *words]
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, m) for n, m in ((0, "r"), (1, "w"), (2, "w")))
+        fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 70, asked["columns"], 0, 0))
+        sys.argv = ["archloom", *asked["words"]]
+        sys.stdin, sys.stdout, sys.stderr = (put(n, asked["streams"][n]) for n in range(3))
         code = 0
         try:
             from archloom.cli import main
             main()
         except SystemExit as leaving:
             code = leaving.code or 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            code = 99
         finally:
-            sys.stdout.flush()
             os._exit(code)
+    while asked["signal"] and os.path.exists(f"/proc/{child}"):
+        if os.path.exists(asked["log"]) and open(asked["log"]).read().count('"fit"') >= 3:
+            os.kill(child, asked["signal"])
+            break
+        time.sleep(0.01)
     shown = b""
     try:
         while part := os.read(terminal, 65536):
@@ -128,22 +175,43 @@ class Terminal:
             encoding="utf-8",
         )
 
-    def typed(self, columns: int, *words: str) -> tuple[str, str]:
-        """The screen after a command that succeeds: its lines, and the same without the breaks that it made."""
+    def run(
+        self,
+        *words: str,
+        columns: int = 160,
+        streams: Sequence[str] = ("terminal",) * 3,
+        signal: int = 0,
+        log: str = "",
+    ) -> tuple[int, pyte.Screen]:
+        """The exit code of a command, and the screen when it has ended.
+
+        streams: what 0, 1 and 2 are: the "terminal", "closed", a "full" device, or a pipe whose reader is "gone".
+        signal: sent when `log` has three units of a fit.
+        """
+        asked = {"columns": columns, "words": words, "streams": streams, "signal": signal, "log": log}
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps([columns, *words]) + "\n")
+        self._server.stdin.write(json.dumps(asked) + "\n")
         self._server.stdin.flush()
         code, shown = json.loads(self._server.stdout.readline())
         screen = pyte.Screen(columns, 70)
         pyte.ByteStream(screen).feed(base64.b64decode(shown))
-        text = "\n".join(line.rstrip() for line in screen.display).rstrip()
+        return code, screen
+
+    def typed(self, columns: int, *words: str) -> tuple[str, str]:
+        """The screen after a command that succeeds: its lines, and the same without the breaks that it made."""
+        code, screen = self.run(*words, columns=columns)
+        text = text_of(screen)
         assert code == 0, text
         assert "…" not in text, "cut at the edge"
         return text, "".join(screen.display)
 
     def close(self) -> None:
         self._server.communicate(timeout=60)
+
+
+def text_of(screen: pyte.Screen) -> str:
+    return "\n".join(line.rstrip() for line in screen.display).rstrip()
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +276,81 @@ def test_retraining_comparing_and_ranking_end_with_their_results_whole_on_the_sc
     assert "20 networks against sum" in joined
     assert "macs" in text
     assert f"rank-{columns}: rank.html to look at, rank.json for programs" in joined
+
+
+# -- a console that goes away, is full or was never there ----------------------------------------------------
+
+
+def measured(folder: Path) -> int:
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return sum(event["event"] == "result" and event["source"] is None for event in events)
+
+
+@pytest.mark.parametrize(
+    ("streams", "code"),
+    [
+        (("terminal", "gone", "gone"), 0),
+        (("terminal", "full", "full"), 1),
+        (("terminal", "terminal", "full"), 0),
+        (("terminal", "full", "terminal"), 1),
+        (("closed", "closed", "closed"), 0),
+        (("terminal", "closed", "terminal"), 0),
+    ],
+    ids=lambda value: value if isinstance(value, int) else "-".join(value),
+)
+def test_a_search_whose_console_is_lost_ends_with_its_result(terminal, folder, streams, code):
+    run = folder / "-".join(("lost", *streams))
+    more = ("--set", "verdict.seeds=0")
+    found, screen = terminal.run("search", "search.yaml", "--folder", run.name, *more, streams=streams)
+    text = text_of(screen)
+    assert found == code, text
+    assert measured(run) == 12
+    assert (run / "result.json").exists()
+    told = (run / "log.txt").read_text(encoding="utf-8")
+    assert ("the progress display is switched off" in told) == (streams[2] in ("gone", "full"))
+    if streams[1] == "terminal":
+        assert f"run folder: {run.name}   report: " in text
+    if streams[1:] == ("full", "terminal"):
+        assert "error: what the command said could not be written: [Errno 28] No space left on device" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    "words", [["plugins"], ["--help"], ["--version"], ["plugins", "--json"]], ids=" ".join
+)
+@pytest.mark.parametrize("stream", ["gone", "closed"])
+def test_a_listing_that_nobody_reads_ends_quietly(terminal, words, stream):
+    code, screen = terminal.run(*words, streams=("terminal", stream, "terminal"))
+    assert (code, text_of(screen)) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_search_that_is_asked_to_end_saves_says_how_to_resume_and_exits_with_the_signals_code(
+    terminal, folder, name
+):
+    run, number = folder / f"the [{name}]", getattr(signal, name)
+    code, screen = terminal.run(
+        "search", "search.yaml", "--folder", run.name, "--set", "strategy=slow", "--set", "checkpoint_every=1000",
+        signal=number, log=str(run / "log.jsonl"),
+    )  # fmt: skip
+    assert code == 128 + number
+    resume = f"archloom resume 'the [{name}]'"
+    assert f"interrupted; what was done is saved. Go on with: {resume}" in text_of(screen)
+    assert f"interrupted; go on with: {resume}" in (run / "log.txt").read_text(encoding="utf-8")
+    events = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    units = [event["unit"] for event in events if event["event"] == "fit"]
+    assert load_checkpoint(run / "checkpoint.pt")["method"] == {"done": units[-1]}
+
+
+@pytest.mark.parametrize("name", ["a[/b]c", "[red]:rocket:", "back\\[bold]"])
+def test_a_name_is_printed_as_it_is(terminal, name):
+    text, _ = terminal.typed(160, "search", "search.yaml", "--folder", name, "--set", "verdict.seeds=0")
+    assert text.startswith(f"run folder: {name}\n")
+    assert f"run folder: {name}   report: {name}/report.html" in text
+    assert terminal.typed(160, "report", name)[0] == f"report: {name}/report.html"
+    code, screen = terminal.run("evaluate", f"gone/{name}")
+    assert code == 2
+    assert f"gone/{name}" in text_of(screen)
 
 
 # -- while it runs ------------------------------------------------------------------------------------------

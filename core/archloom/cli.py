@@ -101,6 +101,10 @@ def _run(asked: list[int]) -> int:
         return 128 + (asked[-1] if asked else signal.SIGINT)
     except typer.Exit as leaving:
         return leaving.exit_code
+    except SystemExit as leaving:  # rich's, where a help text meets a pipe that nobody reads any more
+        if isinstance(leaving.__context__, BrokenPipeError):
+            return 0
+        raise
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's own usage errors
             error.show()
