@@ -27,6 +27,7 @@ from archloom.training import parameter_groups, precision_context
 from archloom.trial import Trial
 
 from .board import Board, Entry
+from .checks import check_batches, check_options
 from .judging import Judge, resolution_of
 from .matching import distillation, joined_loss
 from .paths import PathCosts, Sampler, Sampling
@@ -91,7 +92,7 @@ class Cream:
     ) -> None:
         numbers = {"board": board, "slices": slices, "meta_every": meta_every, "unit_steps": unit_steps}
         numbers |= {"board_images": board_images, "recalibration": recalibration}
-        _check(epochs, start_epoch, lr, momentum, macs, numbers)
+        check_options(epochs, start_epoch, lr, momentum, macs, numbers)
         self.space, self.task, self.seed, self.ranks = space, task, seed, ranks
         self.device, self.precision = device, precision
         self.epochs, self.start_epoch, self.batch_size = epochs, start_epoch, batch_size
@@ -344,6 +345,8 @@ class Cream:
             device=self.device,
             precision=self.precision,
         )
+        sizes = {"weights": len(self.data), held_out: available}  # type: ignore[arg-type]
+        check_batches(self.supernet, self.costs, self.batch_size, sizes, self.slices, self.ranks.world)
         chosen = python_rng(self.seed, "probe").sample(range(available), self.slices)
         return next(batches(Subset(self.held_out, chosen), self.slices, device=self.device, workers=0))[0]
 
@@ -351,25 +354,3 @@ class Cream:
 def _hits(logits: Tensor, y: Tensor) -> Tensor:
     """Top-1 of a batch, in 0..1."""
     return (logits.argmax(1) == y).float().mean()
-
-
-def _check(
-    epochs: int,
-    start_epoch: int,
-    lr: float,
-    momentum: float,
-    macs: list[float] | None,
-    numbers: dict[str, int],
-) -> None:
-    if not 0 <= start_epoch < epochs:
-        raise ConfigError(
-            f"start_epoch must lie in 0..{epochs - 1}, before the last of {epochs} epochs, not {start_epoch}: "
-            "a board that never opens has nothing to propose"
-        )
-    if lr <= 0 or not 0 <= momentum < 1:
-        raise ConfigError(f"lr must be positive and momentum in 0..1, not {lr} and {momentum}")
-    if macs is not None and len(macs) != 2:
-        raise ConfigError(f"macs is a range [low, high], not {macs}")
-    for name, value in numbers.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, not {value}")

@@ -22,16 +22,15 @@ from archloom.model import Model, ModelParts
 from archloom.randomness import derive_seed, forked_rng, python_rng, torch_rng
 from archloom.ranks import Ranks
 from archloom.strategy import Progress, Recorded
-from archloom.supernet import Draw, Mixture, Supernet, gumbel_softmax, straight_through, top_k
+from archloom.supernet import Mixture, Supernet
 from archloom.task import Task, batches
-from archloom.training import precision_context
+from archloom.training import check_single_images, precision_context, way_out_of_single_images
 from archloom.trial import Trial
 
 from .costs import CostTable, Unit, counted_costs, latency_costs, measured_costs, read_table
 from .loss import Form, Objective, Scaled, Stillness, expected_cost
-from .schedule import Phase, Span, Temperature, cosine, plan
+from .schedule import Mode, Phase, Span, Temperature, cosine, draw_of, plan
 
-Mode = Literal["soft", "single_path", "top_k"]
 MAX_DRAWS = 1000
 """After so many draws in a row that repeat an architecture, theta has nothing new to propose."""
 
@@ -109,7 +108,7 @@ class FBNet:
         self.temperature = Temperature(
             temperature, temperature_decay, floor, start=warmup_epochs if reference else 0
         )
-        self.draw = _draw(mode, k)
+        self.draw = draw_of(mode, k)
         self.supernet = self._supernet(model)
         self.theta = {
             name: nn.Parameter(torch.full((len(options),), 1 / len(options), device=device))
@@ -139,6 +138,8 @@ class FBNet:
             "weights": task.dataset("weights", augment=True),
             "theta": task.dataset("architecture", augment=True),
         }
+        for phase, data in self.data.items():
+            self._check_batches(phase, len(data))
         steps = {phase: max(1, len(data) // batch_size) for phase, data in self.data.items()}
         self.plan = plan(epochs, warmup_epochs, steps, unit_steps)
         self.done = 0
@@ -343,6 +344,15 @@ class FBNet:
                         nn.init.zeros_(module.bias)
         return model.to(self.device).to(memory_format=torch.channels_last)
 
+    def _check_batches(self, phase: Phase, images: int) -> None:
+        """Refuse batches of one image on each process where a map of one pixel leaves BatchNorm no variance."""
+        world = self.ranks.world
+        if min(self.batch_size, images) // world == 1:
+            split = "weights" if phase == "weights" else "architecture"
+            way_out = way_out_of_single_images(self.batch_size, "batch_size", (split,), world)
+            first = dict.fromkeys(self._backbone.layers, 0)
+            check_single_images(self.supernet, self.task.shape, way_out, first)
+
     def _cost_table(
         self, parts: ModelParts, cost: str, unit: Unit, table: str | None, recorded: Recorded
     ) -> CostTable:
@@ -354,14 +364,3 @@ class FBNet:
         if table is not None:
             return latency_costs(read_table(table, self.space), self.space, unit)
         return measured_costs(self.space, shape, len(self.task.classes), parts, self.device, recorded, unit)
-
-
-def _draw(mode: Mode, k: int) -> Draw:
-    match mode:
-        case "soft":
-            return gumbel_softmax
-        case "single_path":
-            return straight_through
-        case "top_k":
-            return top_k(k)
-    raise ConfigError(f"mode must be soft, single_path or top_k, not {mode!r}")

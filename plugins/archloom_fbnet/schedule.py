@@ -1,4 +1,4 @@
-"""When what is trained: the passes of a search, its temperature and its learning rate."""
+"""When what is trained: the passes of a search, its temperature, its learning rate, what a step runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from archloom.errors import ConfigError
+from archloom.supernet import Draw, gumbel_softmax, straight_through, top_k
 
 Phase = Literal["weights", "theta"]
+Mode = Literal["soft", "single_path", "top_k"]
 
 
 @dataclass(frozen=True)
@@ -69,3 +71,15 @@ def plan(epochs: int, warmup_epochs: int, steps: Mapping[Phase, int], span_steps
                 spans.append(Span(epoch, phase, start, stop, before, epoch + done / total))
                 before += stop - start
     return spans
+
+
+def draw_of(mode: Mode, k: int) -> Draw:
+    """How a layer's candidates are weighted in each step."""
+    match mode:
+        case "soft":
+            return gumbel_softmax
+        case "single_path":
+            return straight_through
+        case "top_k":
+            return top_k(k)
+    raise ConfigError(f"mode must be soft, single_path or top_k, not {mode!r}")

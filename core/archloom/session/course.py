@@ -28,6 +28,7 @@ from ..standing import announced
 from ..strategy import Strategy, WeightSharing
 from ..trial import Trial, since_anew
 from ..trust import keep
+from .batching import check_batches
 from .changing import check_constraints_kept, logged_trials
 from .feasibility import check_constraints
 from .finals import Finals, check_verdict
@@ -141,6 +142,7 @@ class _Session:
         if ranks.is_first:  # the one owner of the folder, for all ranks
             try:
                 self._teacher = check_verdict(resolved)  # before anything is written
+                check_batches(resolved, ranks)
                 claimed = claim(identity_of(resolved))
                 self.run_folder, self._owner = _opened(claimed), claimed.identity.key
             except ArchloomError as error:

@@ -17,7 +17,7 @@ from .precision import Precision, check_finite, precision_context
 from .recipe import Recipe, learning_rate
 from .scoring import GAP, by_chance, doubt, evaluate, topk_of
 from .statistics import recalibrate_batchnorm
-from .trainable import check_trainable
+from .trainable import check_single_images, check_trainable, way_out_of_single_images
 
 __all__ = [
     "GAP",
@@ -27,6 +27,7 @@ __all__ = [
     "build_optimizer",
     "by_chance",
     "check_finite",
+    "check_single_images",
     "check_trainable",
     "doubt",
     "evaluate",
@@ -36,4 +37,5 @@ __all__ = [
     "recalibrate_batchnorm",
     "topk_of",
     "train",
+    "way_out_of_single_images",
 ]

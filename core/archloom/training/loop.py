@@ -18,7 +18,7 @@ from ..task import Split, Task
 from .checkpoint import State, owner_of
 from .precision import Precision
 from .recipe import Recipe
-from .trainable import check_trainable
+from .trainable import check_single_images, check_trainable, way_out_of_single_images
 from .trainer import Trainer
 
 
@@ -72,6 +72,11 @@ def train(
         raise ConfigError(f"there is no precision '{precision}'; there are {', '.join(get_args(Precision))}")
     shape = (task.shape[0], resolution, resolution) if resolution else task.shape
     check_trainable(model.loss, task, recipe, watch=watch, teacher=teacher, shape=shape)
+    data: Any = task.dataset(*splits, augment=recipe.policy or recipe.augment, resolution=resolution)
+    if min(recipe.batch_size, len(data)) == 1:
+        check_single_images(
+            model, shape, way_out_of_single_images(recipe.batch_size, "recipe.batch_size", splits)
+        )
     # made when the first epoch is asked for, since that moves the model to its device
     calibrating = partial(task.dataset, *splits, resolution=resolution)
     make = partial(
@@ -88,21 +93,20 @@ def train(
     )
     upto = recipe.epochs if until is None else min(until, recipe.epochs)
     owner = owner_of(model, recipe, [seed, precision, splits, watch, resolution, network])
-    return _epochs(make, recipe, task, splits, watch, resolution, folder, upto, owner)
+    return _epochs(make, recipe, task, data, watch, resolution, folder, upto, owner)
 
 
 def _epochs(
     make: Callable[[], Trainer],
     recipe: Recipe,
     task: Task,
-    splits: tuple[Split, ...],
+    data: Any,
     watch: Split | None,
     resolution: int | None,
     folder: Path | None,
     upto: int,
     owner: str,
 ) -> Iterator[Epoch]:
-    data: Any = task.dataset(*splits, augment=recipe.policy or recipe.augment, resolution=resolution)
     data = Erased(data, recipe.erasing) if recipe.erasing else data
     watched = task.dataset(watch, resolution=resolution) if watch else None
     trainer = make()

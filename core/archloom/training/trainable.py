@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from ..errors import ArchloomError, ConfigError
 from ..model import check_loss, output_shape, where
+from ..randomness import forked_rng
 from ..task import Split, Task
 from .recipe import Recipe
 
@@ -50,6 +52,35 @@ def check_trainable(
         )
     if teacher is not None:
         _check_teacher(teacher, shape, classes)
+
+
+def check_single_images(
+    network: nn.Module, shape: tuple[int, int, int], way_out: str, *selection: Any
+) -> None:
+    """Refuse, with a ConfigError that ends with `way_out`, to train a network on batches of one image of `shape`
+    (C, H, W) where a BatchNorm of it gets a map of one pixel: one value per channel has no variance.
+
+    Tried on a copy of the network; selection: what a supernet runs.
+    """
+    tried = copy.deepcopy(network).train()
+    image = torch.zeros(1, *shape, device=where(network))
+    try:
+        with torch.no_grad(), forked_rng(0, "one image"):
+            tried(image, *selection)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            f"batches of one image cannot train this network: its maps of one pixel give BatchNorm one value per "
+            f"channel, which has no variance; {way_out}"
+        ) from error
+
+
+def way_out_of_single_images(batch_size: int, option: str, splits: Sequence[str], world: int = 1) -> str:
+    """What to change where batches have one image: the option of that name, or the splits."""
+    if batch_size == world:
+        return f"{option} = {batch_size} must be at least {2 * world}"
+    return f"the {' and '.join(splits)} split must have {2 * world} images or more, not {world}"
 
 
 def soft(targets: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
