@@ -22,6 +22,8 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "plugin_files splitting",
     "cost latency model steps space supernet task run kernels.workloads kernels.bench kernels.report products",
     "contents folder trust pictures",
+    "weightfiles",
+    "weights",
     "strategy estimator objective training",
     "hypervolume",
     "report",

@@ -31,7 +31,7 @@ _LAZY = {
     "build": "zoo",
     "build_model": "assembly",
     "count": "cost",
-    "load_weights": "zoo",
+    "load_weights": "weights",
     "resume": "session",
     "retrain": "retraining",
     "search": "session",

@@ -28,7 +28,7 @@ from .teacher import load_teacher
 from .training import Epoch, train
 from .training import evaluate as judge
 from .trust import keep
-from .zoo import load_weights
+from .weights import load_weights
 
 
 @dataclass(frozen=True)

@@ -99,15 +99,23 @@ class NamedArchitecture:
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """How another implementation names the same tensors.
+    """How another implementation names the same tensors, and what its weights ask of the network.
 
     `theirs(our_key) -> their_key`: called for every key of our state dict, None for a key that they do not
-    have. `unwrap(state) -> state` peels a checkpoint's layers, where it has some.
+    have. `unwrap(state) -> state` peels a checkpoint's layers, where it has some. `classifier`: their keys of
+    it, which a network without one leaves out. `adopt(model, header) -> options`: makes the network compute as
+    the weights need it (padding, constants of norms), told by the header of a file in this format where there
+    is one; called once the weights are known to fit, it refuses a wrong header before it changes anything, and
+    gives the options of the space that build such a network. `about`: what it is, for who must choose between
+    formats that share their keys.
     """
 
     name: str
     theirs: Callable[[str], str | None]
     unwrap: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda state: state
+    classifier: tuple[str, ...] = ()
+    adopt: Callable[[nn.Module, Mapping[str, str]], Mapping[str, Any]] | None = None
+    about: str = ""
 
 
 def weight_formats(space: SearchSpace, architecture: Architecture) -> tuple[WeightFormat, ...]:

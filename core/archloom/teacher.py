@@ -9,7 +9,7 @@ from .plugins import Host
 from .source import open_source, plugins_beside
 from .task import Task
 from .training import Recipe
-from .zoo import load_weights
+from .weights import load_weights
 
 
 def load_teacher(recipe: Recipe, task: Task, host: Host) -> nn.Module | None:

@@ -15,7 +15,8 @@ from .resolve import device_of
 from .source import Source, choose, open_source, plugins_beside
 from .task import Task
 from .training import Recipe
-from .zoo import load_weights
+from .weightfiles import split_format
+from .weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,10 @@ def open_trained(
 ) -> Trained:
     """Open a source, build its network and load its weights.
 
-    weights: a file in any known format; default: those beside the source. task: by name, with `overrides` of its
-    options ("task.root=photos"); default: the one beside the source. trust: run the plugin files that a folder names,
-    also where they never ran on this machine. A task that is not named and cannot be made here,
+    weights: a file in any known format (FORMAT:FILE where its keys do not say which); default: those beside the
+    source. task: by name, with `overrides` of its options ("task.root=photos"); default: the one beside the source.
+    trust: run the plugin files that a folder names, also where they never ran on this machine. A task that is not
+    named and cannot be made here,
     as where its images are missing, is left out. untrained: take weights drawn from `seed` instead.
     Raises ConfigError, UnknownName, TaskError and WeightsError.
     """
@@ -94,8 +96,9 @@ def open_trained(
     file = None if untrained else _weights_file(source, opened, weights)
     model = opened.build(seed=seed)
     if file is not None:
+        named, file = split_format(file)
         try:
-            load_weights(model, file)
+            loaded = load_weights(model, file, named)
         except WeightsError as error:
             if task is None and made is None:
                 raise WeightsError(
@@ -103,6 +106,9 @@ def open_trained(
                     "--task says another number"
                 ) from error
             raise
+        if loaded.options and "space" in opened.document:  # the network that these weights need
+            space = {**opened.document["space"], **loaded.options}
+            opened = replace(opened, document={**opened.document, "space": space})
     return Trained(opened, model.to(where).eval(), host, shape, file, where, made, recipe, told, files)
 
 

@@ -1,26 +1,21 @@
-"""Networks by name or from a file, and weights from whoever trained them."""
+"""Networks by name, or from the file of an architecture."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
-
 from .architecture import Architecture
 from .config import ModelConfig
 from .documents import read_json
-from .errors import ConfigError, UnknownName, WeightsError
+from .errors import ConfigError, UnknownName
 from .model import Model, ModelParts
 from .plugins import Host
 from .randomness import forked_rng
 from .resolve import model_parts
-from .space import NamedArchitecture, SearchSpace, WeightFormat, check, weight_formats
+from .space import NamedArchitecture, SearchSpace, check, weight_formats
 from .trust import beside
 
 FORMAT = "archloom architecture 1"
@@ -171,95 +166,3 @@ def build(
     """
     host = host or Host([] if isinstance(name, Mapping) else beside(name, trust=trust))
     return find(name, host, options).build(num_classes, seed=seed)
-
-
-# -- weights ----------------------------------------------------------------------------------------
-
-
-def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Any]) -> str:
-    """Load weights in whatever known format they are; the format's name.
-
-    Formats: our own state dict, and those that the model's space knows. A file is safetensors or a
-    PyTorch file of tensors (never code). Wrappings as "state_dict" and a "module." prefix are taken off.
-    On a mismatch a WeightsError names missing, unexpected and wrongly shaped keys, and nothing changes.
-    """
-    given = read_weights(weights) if isinstance(weights, str | Path) else weights
-    if odd := [key for key in given if not isinstance(key, str)]:
-        raise WeightsError(f"the weights are no state dict: {odd[0]!r} is no name of a tensor")
-    own = model.state_dict()
-    best: tuple[int, WeightFormat, dict[str, str], Mapping[str, Any]] | None = None
-    for candidate in (_OURS, *getattr(model, "weight_formats", ())):
-        state = candidate.unwrap(unwrap(given))
-        names = {ours: theirs for ours in own if (theirs := candidate.theirs(ours)) is not None}
-        score = sum(theirs in state for theirs in names.values())
-        if best is None or score > best[0]:
-            best = (score, candidate, names, state)
-    assert best is not None
-    _, chosen, names, state = best
-    missing = [
-        theirs
-        for ours, theirs in names.items()
-        if theirs not in state and not ours.endswith("num_batches_tracked")
-    ]
-    unexpected = sorted(set(state) - set(names.values()))
-    wrong = [
-        f"{theirs} is {_shape(state[theirs])}, not {_shape(own[ours])}"
-        for ours, theirs in names.items()
-        if theirs in state and _shape(state[theirs]) != _shape(own[ours])
-    ]
-    if missing or unexpected or wrong:
-        told = [
-            f"{what}: {_some(keys)}"
-            for what, keys in (("missing", missing), ("unexpected", unexpected), ("wrongly shaped", wrong))
-            if keys
-        ]
-        raise WeightsError(f"the weights (format '{chosen.name}') do not fit the model. {'; '.join(told)}")
-    model.load_state_dict(
-        {ours: state[theirs] for ours, theirs in names.items() if theirs in state}, strict=False
-    )
-    return chosen.name
-
-
-_OURS = WeightFormat("archloom", lambda key: key)
-
-
-def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state dict inside a checkpoint: under "state_dict_ema", "state_dict" or "model", without "module."."""
-    for key in ("state_dict_ema", "state_dict", "model"):
-        inner = state.get(key)
-        if isinstance(inner, Mapping):
-            return unwrap(inner)
-    if state and all(key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): value for key, value in state.items()}
-    return state
-
-
-def read_weights(path: str | Path) -> Mapping[str, Any]:
-    """A file of tensors: safetensors, or PyTorch's format read as data (`weights_only`)."""
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        if isinstance(error, pickle.UnpicklingError):  # PyTorch's own words would have the file executed
-            cause = "it holds Python objects, which could run code, or is no file of weights at all"
-        raise WeightsError(
-            f"cannot read the weights {path}: {cause}. Known are .safetensors files and "
-            "PyTorch files that hold tensors alone"
-        ) from error
-    if not isinstance(state, Mapping):
-        raise WeightsError(f"{path} holds a {type(state).__name__}, not a state dict")
-    return state
-
-
-def _shape(value: Any) -> str:
-    return "x".join(map(str, value.shape)) or "scalar" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _some(keys: list[str], limit: int = 5) -> str:
-    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
-    return ", ".join(keys[:limit]) + more

@@ -9,6 +9,7 @@ the coefficients of compound scaling over any base network.
 
 from archloom import hookimpl
 from archloom.hookspecs import Register
+from archloom.weights import load_weights as load
 
 from .compound import Scale, compound
 from .config import BASELINE, NAMED, BlockArgs, NetworkConfig
@@ -18,7 +19,7 @@ from .padding import SameConv2d, SameMaxPool2d, freeze_padding, unfreeze_padding
 from .recipes import EfficientNetPaper, EfficientNetPlain
 from .scaling import ScalingSpace
 from .space import EfficientNetSpace
-from .weights import export_state, load, read, save
+from .weights import export_state, save
 
 __all__ = [
     "BASELINE",
@@ -41,7 +42,6 @@ __all__ = [
     "export_state",
     "freeze_padding",
     "load",
-    "read",
     "save",
     "unfreeze_padding",
 ]

@@ -12,16 +12,21 @@ constants, which no state dict says: a `WeightFormat` of this module says them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+from torch import Tensor, nn
 
 from archloom.errors import UnknownName, WeightsError
+from archloom.space import WeightFormat
 
 from .config import NetworkConfig, Padding
 
 FormatName = Literal["archloom", "lukemelas", "timm_tf", "timm", "torchvision"]
 FORMATS: tuple[FormatName, ...] = get_args(FormatName)
+
+OURS = ("classifier.weight", "classifier.bias")
+"""Our keys of the classifier."""
 
 _CONV, _BIASED = ("weight",), ("weight", "bias")
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -30,13 +35,20 @@ _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _TORCHVISION_FROM_TENSORFLOW = ("efficientnet-b5", "efficientnet-b6", "efficientnet-b7")
 
 
-@dataclass(frozen=True)
-class Behaviour:
+class Behaviour(NamedTuple):
     """What weights are trained for. momentum is TensorFlow's: the share of the old statistics kept."""
 
     padding: Padding
     epsilon: float
     momentum: float
+
+    def options(self) -> dict[str, Any]:
+        """The same as fields of `NetworkConfig`, options of the space and entries of a file's header."""
+        return {
+            "padding": self.padding,
+            "batch_norm_epsilon": self.epsilon,
+            "batch_norm_momentum": self.momentum,
+        }
 
 
 def behaviour(weight_format: str, config: NetworkConfig) -> Behaviour:
@@ -114,37 +126,97 @@ def _block(expands: bool, squeezes: bool) -> Iterator[tuple[Names, tuple[str, ..
     yield ("project.bn", "_bn2", f"bn{d + 2}", f"{p}.1"), _NORM
 
 
-_TELLING = {
-    "archloom": "features.stem.conv.weight",
-    "lukemelas": "_conv_stem.weight",
-    "torchvision": "features.0.0.weight",
-    "timm": "conv_stem.weight",
+ABOUT = {
+    "timm_tf": "tf_efficientnet_*: SAME padding, epsilon 1e-3",
+    "timm": "efficientnet_*: symmetric padding, epsilon 1e-5",
 }
+"""Of the two that share their keys, what an error says to whoever must choose."""
 
 
-def detect(state: Mapping[str, Any], where: str) -> str:
-    """The format of a state dict. timm's two networks share their keys: WeightsError asks which it is."""
-    found = [name for name, key in _TELLING.items() if key in state]
-    if found == ["timm"]:
+def weight_formats(
+    config: NetworkConfig, adopt: Callable[[nn.Module, Behaviour], None]
+) -> list[WeightFormat]:
+    """The formats of weights for networks of `config`, of an `EfficientNet` as of a model around its features.
+
+    adopt(model, behaviour) makes a network compute so. Of timm's two networks both are offered, since their keys
+    are the same; where `config` departs from the release's padding and epsilon, the one that computes so.
+    """
+
+    def entry(name: str, theirs: Callable[[str], str | None], classifier: tuple[str, ...]) -> WeightFormat:
+        def adopted(model: nn.Module, header: Mapping[str, str]) -> Mapping[str, Any]:
+            if name == "archloom" and not header:
+                return {}  # of the network itself, as it is
+            found = told(header) if header else behaviour(name, config)
+            adopt(model, found)
+            return found.options()
+
+        about = ABOUT.get(name, f"padding and epsilon of {name}")
+        return WeightFormat(name, theirs, classifier=classifier, adopt=adopted, about=about)
+
+    found = [
+        entry("archloom", lambda key: key, OURS),
+        entry("archloom", canonical, OURS),
+        entry("archloom", _as_a_model, ("head.fc.weight", "head.fc.bias")),
+    ]
+    for name in FORMATS[1:]:
+        if name not in _shunned(config):
+            keys = key_map(name, config)
+            found.append(entry(name, _by(keys), tuple(keys[key] for key in OURS)))
+    return found
+
+
+def _shunned(config: NetworkConfig) -> set[str]:
+    """Which of timm's two networks a configuration rules out: none, unless it says that it computes as the other."""
+    own, release = (config.padding, config.batch_norm_epsilon), NetworkConfig()
+    if own == (release.padding, release.batch_norm_epsilon):
+        return set()
+    agree = {name for name in ABOUT if own == behaviour(name, config)[:2]}
+    return set(ABOUT) - agree if agree else set()
+
+
+def canonical(key: str) -> str | None:
+    """A key of a model around our features, or of the features alone, as `EfficientNet` has it."""
+    if key.startswith(("features.", "classifier.")):
+        return key
+    if key.startswith("head.fc."):
+        return f"classifier.{key.removeprefix('head.fc.')}"
+    if key.startswith("loss."):
+        return None
+    return f"features.{key.removeprefix('backbone.')}"
+
+
+def _as_a_model(key: str) -> str | None:
+    ours = canonical(key)
+    if ours is None:
+        return None
+    return ours.replace("features.", "backbone.", 1).replace("classifier.", "head.fc.", 1)
+
+
+def _by(keys: Mapping[str, str]) -> Callable[[str], str | None]:
+    return lambda key: keys.get(canonical(key) or "")
+
+
+def told(header: Mapping[str, str]) -> Behaviour:
+    """What the header of a file of ours says; WeightsError where it cannot be understood."""
+    try:
+        padding = header["archloom.padding"]
+        if padding not in ("same", "symmetric"):
+            raise ValueError(f"padding {padding!r}")
+        epsilon = float(header["archloom.batch_norm_epsilon"])
+        momentum = float(header["archloom.batch_norm_momentum"])
+        if not (0 < epsilon < 1 and 0 <= momentum <= 1):
+            raise ValueError(f"epsilon {epsilon} and momentum {momentum}")
+    except (KeyError, ValueError) as error:
         raise WeightsError(
-            f"{where} has timm's keys, which do not say the network: give weight_format='timm_tf' for a "
-            "tf_efficientnet (SAME padding, epsilon 1e-3) or 'timm' for an efficientnet (symmetric, 1e-5)"
-        )
-    if len(found) != 1:
-        keys = ", ".join(list(state)[:5]) or "none"
-        raise WeightsError(
-            f"{where} is in none of the formats {', '.join(FORMATS)}; its first keys: {keys}. "
-            "Nothing was loaded."
-        )
-    return found[0]
+            f"the weights have a header that cannot be understood: {error}. Nothing was loaded; write the file anew"
+        ) from error
+    return Behaviour(padding, epsilon, momentum)  # type: ignore[arg-type]
 
 
-def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state dict inside a training checkpoint (`state_dict`, `model`), without DataParallel's prefix."""
-    for layer in ("state_dict", "model"):
-        inner = state.get(layer)
-        if isinstance(inner, Mapping):
-            state = inner
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
+def classes_in(state: Mapping[str, Any]) -> int | None:
+    """How many classes the classifier of a state dict has, in whatever format; None where it has none."""
+    names = ("_fc.weight", "classifier.weight", "classifier.1.weight", "head.fc.weight")
+    for key, value in state.items():
+        if any(key == name or key.endswith(f".{name}") for name in names) and isinstance(value, Tensor):
+            return len(value)
+    return None

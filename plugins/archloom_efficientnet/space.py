@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -11,8 +11,8 @@ from archloom.architecture import Architecture, Choice
 from archloom.space import NamedArchitecture, WeightFormat
 
 from .config import NAMED, BlockArgs, NetworkConfig, Padding
-from .formats import FORMATS, behaviour, key_map, unwrap
-from .model import Features
+from .formats import weight_formats
+from .model import Features, adopt
 
 if TYPE_CHECKING:
     from archloom.task import Task
@@ -95,25 +95,6 @@ class EfficientNetSpace:
         size = int(NAMED[str(architecture["network"])].image_size or 0)
         return task.shape[0], size, size
 
-    def weight_formats(self, architecture: Architecture) -> Iterator[WeightFormat]:
-        """The formats whose networks pad and normalize as this space's do; the others' weights would load
-        and give wrong logits."""
-        config = self.config(architecture)
-        for name in FORMATS[1:]:
-            theirs = behaviour(name, config)
-            if (theirs.padding, theirs.epsilon) == (
-                self.overrides["padding"],
-                self.overrides["batch_norm_epsilon"],
-            ):
-                yield WeightFormat(name, _theirs(key_map(name, config)), unwrap)
-
-
-def _theirs(keys: Mapping[str, str]) -> Callable[[str], str | None]:
-    """A model's key ("backbone.stem.conv.weight", "head.fc.bias") or a backbone's -> theirs."""
-
-    def theirs(key: str) -> str | None:
-        if key.startswith("head.fc."):
-            return keys.get(f"classifier.{key.removeprefix('head.fc.')}")
-        return keys.get(f"features.{key.removeprefix('backbone.')}")
-
-    return theirs
+    def weight_formats(self, architecture: Architecture) -> list[WeightFormat]:
+        """All formats; the network adopts the padding and the constants that the weights were trained with."""
+        return weight_formats(self.config(architecture), adopt)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from archloom.errors import ConfigError, UnknownName
 from archloom.model import Features, call_on_meta, evaluating
-from archloom.zoo import load_weights, read_weights, unwrap
+from archloom.weights import load_weights, read_weights, unwrap
 
 from .frozen import freeze, still_norms, submodules
 from .resnet import stage_indices

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from archloom.errors import ConfigError
 from archloom.losses import REDUCTIONS, distillation, reduction_of, weighted_loss
 from archloom.model import evaluating
-from archloom.zoo import build, load_weights
+from archloom.weights import load_weights
+from archloom.zoo import build
 
 Reduction = Literal["mean", "sum", "none"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from archloom.errors import ConfigError
 from archloom.model import Features
-from archloom.zoo import load_weights, read_weights, unwrap
+from archloom.weights import load_weights, read_weights, unwrap
 
 from .frozen import freeze, still_norms
 from .layers import build_conv, build_norm

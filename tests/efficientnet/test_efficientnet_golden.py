@@ -4,8 +4,9 @@ import pytest
 import torch
 from efficientnet_golden import GOLDEN, NETWORKS, det_input, fill, first, noise
 
+from archloom import load_weights as load
 from archloom.cost import count
-from archloom_efficientnet import EfficientNet, export_state, load
+from archloom_efficientnet import EfficientNet, export_state
 from archloom_efficientnet.formats import key_map
 
 

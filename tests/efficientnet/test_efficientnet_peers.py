@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from archloom_efficientnet import EfficientNet, export_state, load
+from archloom import load_weights as load
+from archloom_efficientnet import EfficientNet, export_state
+from archloom_efficientnet.formats import behaviour
 
 PEERS = ["timm_tf", "timm", "torchvision"]
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -73,7 +75,8 @@ def test_their_weights_give_their_logits_and_come_back_unchanged(weight_format, 
 def test_the_wrong_padding_or_epsilon_would_be_seen(weight_format):
     theirs = peer(weight_format, "b0")
     ours = EfficientNet.from_name("efficientnet-b0").eval()
-    b = load(ours, theirs.state_dict(), weight_format).behaviour
+    load(ours, theirs.state_dict(), weight_format)
+    b = behaviour(weight_format, ours.config)
     wanted = logits_of(theirs)
     other = "symmetric" if b.padding == "same" else "same"
     ours.set_behaviour(padding=other, epsilon=b.epsilon, momentum=b.momentum)

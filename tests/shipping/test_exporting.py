@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -12,13 +13,16 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from archloom import ops
+from archloom import Architecture, ops
 from archloom.errors import ConfigError, ExportError, UnknownName, WeightsError
 from archloom.exporting import FORMATS, export
 from archloom.exporting.checking import TOLERANCE, compare, logits_of, prepared
 from archloom.model import Model
 from archloom.source import open_source
 from archloom.trained import open_trained
+from archloom.zoo import architecture_document
+from archloom_efficientnet import EfficientNet
+from archloom_efficientnet import save as save_weights
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -358,3 +362,35 @@ def test_a_wrong_word_is_told_and_writes_nothing(archloom, folder, tmp_path, wor
     assert code == 2
     assert message in " ".join(err.split())
     assert contents(tmp_path) == []
+
+
+@pytest.mark.parametrize("format", ["safetensors", "timm", "torchscript"])
+def test_weights_that_need_another_padding_are_exported_with_it(format, tmp_path, monkeypatch):
+    """A network takes over how its weights compute, and so does every folder that is made of it."""
+    space = {"type": "efficientnet", "blocks": ["r1_k3_s22_e2_i32_o16_se0.25"], "head_filters": 32}
+    document = architecture_document(
+        space,
+        Architecture({"network": "efficientnet-b0"}),
+        shape=(3, 32, 32),
+        classes=("a", "b", "c"),
+        model={"head": {"type": "LinearHead"}},
+    )
+    (tmp_path / "architecture.json").write_text(json.dumps(document))
+    theirs = EfficientNet.from_block_strings(space["blocks"], head_filters=32, num_classes=3)
+    theirs.set_behaviour(padding="symmetric", epsilon=0.1, momentum=0.9)
+    save_weights(theirs, tmp_path / "w.safetensors")
+    trained = open_trained(tmp_path / "architecture.json", tmp_path / "w.safetensors")
+    exported = export(trained, format, tmp_path / "out")
+    assert exported.difference < 1e-5
+    images = torch.randn(2, 3, 33, 33)
+    with torch.no_grad():
+        wanted = theirs.eval()(images)
+        if format == "torchscript":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # deprecated, and still asked for
+                again = torch.jit.load(str(exported.file))
+        elif format == "timm":
+            again = timm.create_model(f"local-dir:{exported.folder}", pretrained=True).eval()
+        else:
+            again = open_trained(exported.folder).model
+        torch.testing.assert_close(again(images), wanted, atol=1e-5, rtol=1e-4)

@@ -18,7 +18,7 @@ from ..run import write_atomically, write_json
 from ..source import open_source
 from ..trained import Trained
 from ..trust import keep
-from ..zoo import load_weights
+from ..weights import header_of, load_weights
 from .checking import compare, following, logits_of, needed
 
 
@@ -89,4 +89,5 @@ def write_timm(
 def _write_weights(trained: Trained, path: Path) -> None:
     """Everything but the loss's own tensors, which no inference needs and a rebuilt loss makes itself."""
     state = trained.model.state_dict()
-    write_atomically(path, save({key: value.detach().cpu().contiguous() for key, value in state.items()}))
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    write_atomically(path, save(tensors, header_of(trained.model)))
