@@ -12,7 +12,8 @@ from .errors import ConfigError, nearest
 from .model import Features, Model
 from .space import WeightFormat, weight_formats
 from .steps import stages, steps
-from .zoo import Found, load_weights, read_weights, unwrap
+from .weights import Weights, load_weights, read, split_format
+from .zoo import Found
 
 OPTIONS = ("weights", "frozen", "out_indices")
 """The options of such a backbone that are not its space's."""
@@ -79,12 +80,14 @@ def load_backbone(network: nn.Module, formats: tuple[WeightFormat, ...], weights
     """Load a file's backbone: of a whole network whatever follows it is left out."""
     whole = Model(network, nn.Identity(), nn.Identity(), nn.Identity())
     whole.weight_formats = formats
-    state = unwrap(read_weights(weights))
+    named, file = split_format(weights)
+    given = read(file)
     own = whole.state_dict()
     names = {theirs for known in formats for ours in own if (theirs := known.theirs(ours)) is not None} | set(
         own
     )
-    load_weights(whole, {key: value for key, value in state.items() if key in names} or state)
+    kept = {key: value for key, value in given.state.items() if key in names} or given.state
+    load_weights(whole, Weights(kept, given.header, given.where), named)
 
 
 class Maps(nn.Module):

@@ -17,7 +17,17 @@ from .errors import ConfigError, UnknownName, WeightsError
 from .space import WeightFormat
 from .weightfiles import Weights, read, read_weights, split_format, unwrap, written_header
 
-__all__ = ["Loaded", "Weights", "header_of", "load_weights", "read", "read_weights", "unwrap"]
+__all__ = [
+    "Loaded",
+    "Weights",
+    "header_of",
+    "load_weights",
+    "read",
+    "read_weights",
+    "split_format",
+    "unwrap",
+    "written_header",
+]
 
 log = logging.getLogger("archloom")
 
