@@ -121,26 +121,33 @@ class ModelParts:
         with evaluating(backbone), torch.no_grad():
             maps = call_on_meta(_Bound(backbone, selection), meta_image(backbone, shape))
         with forked_rng(seed, "neck and head"):
-            neck = _made(self.neck)
+            neck = _made("neck", self.neck)
             features = _traced("neck", neck, maps, f"what the backbone {type(backbone).__name__} gives")
             if not isinstance(features, Tensor | tuple) or deepest(features).ndim != 2:
                 raise ConfigError(
                     f"the neck {type(neck).__name__} gives a tensor of shape {shapes(features)}; a head takes (N, C)"
                 )
-            head = _made(self.head, deepest(features).shape[1], num_classes)
+            head = _made("head", self.head, deepest(features).shape[1], num_classes)
             logits = _traced("head", head, features, f"what the neck {type(neck).__name__} gives")
         if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, num_classes):
             raise ConfigError(
                 f"the head {type(head).__name__} gives a tensor of shape {shapes(logits)} for one image; "
                 f"there are {num_classes} classes, so that it must give (1, {num_classes})"
             )
-        loss = _made(self.loss)
+        loss = _made("loss", self.loss)
         check_loss(loss, shape, num_classes)
         return Model(backbone, neck, head, loss)
 
 
-def _made(part: Callable[..., nn.Module] | nn.Module, *arguments: int) -> nn.Module:
-    return copy.deepcopy(part) if isinstance(part, nn.Module) else part(*arguments)
+def _made(kind: str, part: Callable[..., nn.Module] | nn.Module, *arguments: int) -> nn.Module:
+    if isinstance(part, nn.Module):
+        return copy.deepcopy(part)
+    try:
+        return part(*arguments)
+    except ArchloomError:
+        raise
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+        raise ConfigError(f"the {kind} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def _traced(kind: str, part: nn.Module, inputs: Any, giver: str) -> Any:

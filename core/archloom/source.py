@@ -13,7 +13,7 @@ from .assembly import ARCHITECTURE as BACKBONE
 from .assembly import build_model
 from .config import ModelConfig, Part, override, parse_model, parse_part
 from .documents import read_json, read_mapping
-from .errors import ConfigError
+from .errors import ConfigError, shown
 from .model import Model
 from .plugins import Host
 from .resolve import make
@@ -21,7 +21,7 @@ from .run import write_atomically, write_json
 from .task import Task
 from .training import Recipe
 from .trust import beside
-from .zoo import Found, architecture_document, find
+from .zoo import Found, architecture_document, class_names, find, image_shape
 
 ARCHITECTURE, MODEL, WEIGHTS = "architecture.json", "model.yaml", "weights.safetensors"
 """What a folder holds: an architecture of a search space, or a model section, and the trained weights."""
@@ -147,14 +147,12 @@ def _model_source(
     if task is not None:
         shape, classes = task.shape, tuple(task.classes)
     elif "shape" in document and "classes" in document:
-        shape, classes = tuple(document["shape"]), tuple(map(str, document["classes"]))
+        shape, classes = image_shape(document["shape"], name), class_names(document["classes"], name)
     elif "task" in stored:
         made = make(host, "task", parse_part(stored["task"], "task"))
         shape, classes = made.shape, tuple(made.classes)
     else:
         raise ConfigError(f"which task? {name} says neither 'task' nor 'shape' and 'classes': --task digits")
-    if len(shape) != 3:
-        raise ConfigError(f"{name}: 'shape' is [channels, height, width], not {list(shape)}")
     whole = {
         "format": FORMAT,
         "model": section.model_dump(),
@@ -173,6 +171,10 @@ def _self_contained(section: ModelConfig, base: Path, where: str) -> ModelConfig
     part = section.backbone
     if part is None or part.type != BACKBONE or part.options.get("path") is None:
         return section
+    if not isinstance(part.options["path"], str):
+        raise ConfigError(
+            f"{where}: backbone '{BACKBONE}': the path is {shown(repr(part.options['path']))}, no text"
+        )
     path = Path(part.options["path"])
     path = path if path.exists() else base / path
     path = path / ARCHITECTURE if path.is_dir() else path

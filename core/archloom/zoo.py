@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .architecture import Architecture
-from .config import ModelConfig
-from .documents import read_json
-from .errors import ConfigError, UnknownName
+from .config import ModelConfig, parse_model, parse_part
+from .documents import plain, read_json
+from .errors import ArchloomError, ConfigError, SpaceError, UnknownName, shown
 from .model import Model, ModelParts
-from .plugins import Host
+from .plugins import Entry, Host
 from .randomness import forked_rng
 from .resolve import model_parts
 from .space import NamedArchitecture, SearchSpace, check, weight_formats
@@ -40,9 +40,18 @@ class Found:
     def build(self, num_classes: int | None = None, *, seed: int = 0) -> Model:
         """The whole model, its weights drawn from `seed`."""
         count = num_classes if num_classes is not None else len(self.classes or ()) or 1000
-        with forked_rng(seed, "backbone"):
-            backbone = self.space.build(self.architecture)
-        model = self.parts.assemble(backbone, shape=self.shape, num_classes=count, seed=seed)
+        try:
+            with forked_rng(seed, "backbone"):
+                backbone = self.space.build(self.architecture)
+            model = self.parts.assemble(backbone, shape=self.shape, num_classes=count, seed=seed)
+        except ArchloomError:
+            raise
+        except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
+            raise ConfigError(
+                f"the network '{shown(str(self.architecture))}' of space '{self.space_section.get('type')}' cannot be "
+                f"built for images of {'x'.join(map(str, self.shape))} (channels x height x width): "
+                f"{type(error).__name__}: {error}"
+            ) from error
         model.weight_formats = weight_formats(self.space, self.architecture)
         return model
 
@@ -89,25 +98,64 @@ def find(name: str | Path | Mapping[str, Any], host: Host, options: Mapping[str,
 def _from_document(document: Any, host: Host, options: dict[str, Any], where: str) -> Found:
     if not isinstance(document, Mapping) or document.get("format") != FORMAT:
         raise ConfigError(f"{where} is no architecture file of archloom (its 'format' is not '{FORMAT}')")
+    document = plain(document, where)
+    for key in ("space", "architecture", "shape", "classes", "model"):
+        if key not in document:
+            raise ConfigError(f"{where} lacks '{key}'")
+    part = parse_part(document["space"], f"{where}: space")
+    entry = host.get("space", part.type)
+    given = {**part.options, **options}
+    space = _space(entry, given, host, where)
+    model = parse_model(document["model"], f"{where}: model")
     try:
-        given = dict(document["space"])
-        entry = host.get("space", given.pop("type"))
-        space = entry.make(entry.validate(given | options, where), host=host)
-        model = ModelConfig.model_validate(document["model"])
-        return Found(
-            space=space,
-            architecture=check(space, Architecture.from_json(document["architecture"])),
-            shape=tuple(document["shape"]),
-            classes=tuple(document["classes"]),
-            parts=model_parts(host, model),
-            published={},
-            space_section={"type": entry.name, **given, **options},
-            model_section=model.model_dump(),
+        architecture = check(space, Architecture.from_json(document["architecture"]))
+    except SpaceError as error:
+        raise SpaceError(f"{where}: {error}") from error
+    return Found(
+        space=space,
+        architecture=architecture,
+        shape=image_shape(document["shape"], where),
+        classes=class_names(document["classes"], where),
+        parts=model_parts(host, model),
+        published={},
+        space_section={"type": entry.name, **given},
+        model_section=model.model_dump(),
+    )
+
+
+def _space(entry: Entry, options: Mapping[str, Any], host: Host, where: str) -> Any:
+    """A space by its entry; a ConfigError where its factory cannot make it of these options."""
+    checked = entry.validate(options, where)
+    try:
+        return entry.make(checked, host=host)
+    except ArchloomError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{where}: space '{entry.name}' cannot be made: {type(error).__name__}: {error}"
+        ) from error
+
+
+SIDE = 2**16
+"""The most channels, and the longest side, of images that a document may name."""
+
+
+def image_shape(value: Any, where: str) -> tuple[int, int, int]:
+    """(C, H, W) as a document from outside gives it; a ConfigError where it is none."""
+    sizes = value if isinstance(value, list | tuple) else ()
+    if len(sizes) != 3 or not all(type(size) is int and 1 <= size <= SIDE for size in sizes):
+        raise ConfigError(
+            f"{where}: 'shape' is [channels, height, width], whole numbers from 1 to {SIDE:,}, not "
+            f"{shown(repr(value))}"
         )
-    except KeyError as error:
-        raise ConfigError(f"{where} lacks {error}") from error
-    except (TypeError, ValueError) as error:  # pydantic's ValidationError is a ValueError
-        raise ConfigError(f"{where} is damaged: {' '.join(str(error).split())}") from error
+    return sizes[0], sizes[1], sizes[2]
+
+
+def class_names(value: Any, where: str) -> tuple[str, ...]:
+    """The classes' names as a document from outside gives them; a ConfigError where they are none."""
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str | int) for name in value):
+        raise ConfigError(f"{where}: 'classes' is a list of names, not {shown(repr(value))}")
+    return tuple(map(str, value))
 
 
 def _from_name(name: str, host: Host, options: dict[str, Any]) -> Found:
@@ -117,11 +165,11 @@ def _from_name(name: str, host: Host, options: dict[str, Any]) -> Found:
             continue
         accepted = {option.name for option in entry.options}
         if not options.keys() <= accepted:
-            theirs = _names(entry.make(entry.validate({}), host=host))
+            theirs = _names(_space(entry, {}, host, f"space '{entry.name}'"))
             if name not in theirs:
                 known += theirs
                 continue
-        space = entry.make(entry.validate(options), host=host)
+        space = _space(entry, options, host, f"space '{entry.name}'")
         named: Mapping[str, NamedArchitecture] = getattr(space, "named", {})
         known += named
         if name in named:
@@ -134,7 +182,7 @@ def _names(space: Any) -> list[str]:
 
 
 def _named(entry: Any, found: NamedArchitecture, options: dict[str, Any], host: Host) -> Found:
-    space = entry.make(entry.validate({**found.options, **options}), host=host)
+    space = _space(entry, {**found.options, **options}, host, f"space '{entry.name}'")
     model = ModelConfig.model_validate(getattr(space, "recommended_model", {}))
     side = found.resolution
     return Found(
