@@ -102,11 +102,14 @@ def _from_document(document: Any, host: Host, options: dict[str, Any], where: st
     for key in ("space", "architecture", "shape", "classes", "model"):
         if key not in document:
             raise ConfigError(f"{where} lacks '{key}'")
-    part = parse_part(document["space"], f"{where}: space")
+    damaged = f"{where} is damaged"
+    if isinstance(document["space"], Mapping) and "type" not in document["space"]:
+        raise ConfigError(f"{damaged}: its space lacks 'type'")
+    part = parse_part(document["space"], f"{damaged}: space")
     entry = host.get("space", part.type)
     given = {**part.options, **options}
     space = _space(entry, given, host, where)
-    model = parse_model(document["model"], f"{where}: model")
+    model = parse_model(document["model"], f"{damaged}: model")
     try:
         architecture = check(space, Architecture.from_json(document["architecture"]))
     except SpaceError as error:
@@ -114,8 +117,8 @@ def _from_document(document: Any, host: Host, options: dict[str, Any], where: st
     return Found(
         space=space,
         architecture=architecture,
-        shape=image_shape(document["shape"], where),
-        classes=class_names(document["classes"], where),
+        shape=image_shape(document["shape"], damaged),
+        classes=class_names(document["classes"], damaged),
         parts=model_parts(host, model),
         published={},
         space_section={"type": entry.name, **given},
