@@ -173,6 +173,7 @@ def test_a_search_of_several_objectives_leaves_it_in_result_and_report(tmp_path)
         ({"reference": {"sum": 0}}, "must name each objective once, sum, params; 'params' is not there"),
         ({"reference": {"sum": 0, "params": 1, "macs": 2}}, "'macs' is none of them"),
         ({"reference": {"sum": 0}, "objectives": ["sum"]}, "one objective has none"),
+        ({"reference": {"sum": float("inf"), "params": 1}}, "has sum inf; a volume"),
     ],
 )
 def test_a_reference_that_does_not_fit_is_refused(changes, message, tmp_path):

@@ -398,6 +398,7 @@ def test_a_supernet_is_trained_and_its_weights_are_a_predictor(tmp_path):
         ({"predictors": ["kernels", "kernels"]}, ConfigError, "two predictors measure 'sum'"),
         ({"truth": "from_supernet", "metric": "norm"}, ConfigError, "cannot be the truth"),
         ({"networks": 17}, ConfigError, "17 networks were asked for"),
+        ({"networks": 4, "top": 2}, ConfigError, "4 networks show no order; at least 5"),
         ({"top": 16}, ConfigError, "it must be fewer"),
         ({"network": 16}, ConfigError, "did you mean 'networks'"),
         ({"networks": "some"}, ConfigError, "networks"),

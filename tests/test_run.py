@@ -515,6 +515,10 @@ def test_a_configuration_whose_parts_do_not_fit_is_refused_before_a_folder_is_ma
         ),
         ({"observers": ["tensorbord"]}, r"unknown observer 'tensorbord'; did you mean 'tensorboard'\?"),
         ({"recipe": {"type": "default", "epochs": 0}}, "epochs must be positive"),
+        ({"objectives": ["sum", "sum"]}, "'objectives' names 'sum' twice"),
+        ({"constraints": ["sum <= 2", "sum >= 3"]}, "'sum >= 3' and 'sum <= 2' leave no value between them"),
+        ({"constraints": ["sum < 2", "sum >= 2"]}, "'sum >= 2' and 'sum < 2' leave no value"),
+        ({"budget": {"epochs": 3}}, "the budget counts epochs, and nothing here trains"),
     ]:
         with pytest.raises(ConfigError, match=message):
             archloom.search(config(**change), tmp_path / "run", host=host())

@@ -136,6 +136,9 @@ def check_reference(reference: Mapping[str, float], objectives: Sequence[str]) -
             f"'reference' must name each objective once, {', '.join(objectives)}; '{sorted(odd)[0]}' is "
             + ("not there" if sorted(odd)[0] in objectives else "none of them")
         )
+    for name, value in reference.items():
+        if not math.isfinite(value):
+            raise ConfigError(f"'reference' has {name} {value}; a volume is measured from a finite number")
 
 
 def history(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .config import ModelConfig, Part, SearchConfig
+from .contradictions import check_together
 from .errors import ArchloomError, ConfigError, UnknownName
 from .estimator import Estimator, Metric
 from .hypervolume import check_reference
@@ -63,6 +64,7 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
     _check_needs(config, space, method, strategy, estimators)
     objectives = [_objective(name, metrics, "objectives") for name in config.objectives]
     constraints = [_constraint(text, metrics) for text in config.constraints]
+    check_together(config, constraints, estimators, supernet=method is not None)
     picking = _picking(config, metrics)
     check_reference(config.reference, config.objectives)
     if config.verdict.seeds and config.verdict.cost not in metrics:

@@ -15,6 +15,7 @@ from ..plugins import Host
 from ..randomness import python_rng
 from ..resolve import Maker, device_of, make, model_parts, offers
 from ..space import SearchSpace, sample, size, violations
+from .agreement import LEAST
 from .config import RankConfig
 
 BASELINES: Mapping[str, str] = {"params": "parameters", "macs": "MACs"}
@@ -83,6 +84,8 @@ def make_plan(config: RankConfig, host: Host) -> Plan:
     names = [name for predictor in plan.predictors for name in plan.names(predictor)]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"two predictors measure '{twice}'; keep one of them")
+    if len(plan.networks) < LEAST:
+        raise ConfigError(f"{len(plan.networks)} networks show no order; at least {LEAST} are needed")
     if config.top >= len(plan.networks):
         raise ConfigError(f"top is {config.top}, of {len(plan.networks)} networks; it must be fewer")
     return plan

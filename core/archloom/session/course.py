@@ -14,7 +14,7 @@ from torch import nn
 
 from ..config import SearchConfig
 from ..environment import describe
-from ..errors import ArchloomError, ConfigError, RunError, SearchError
+from ..errors import ArchloomError, RunError, SearchError
 from ..fitting import Fit
 from ..folder import Folder, Identity
 from ..history import check_history
@@ -230,8 +230,8 @@ class _Session:
             return
         try:
             check_constraints(self.resolved, make_context(self.resolved, partial(recorded, self.folder)))
-        except ConfigError as error:
-            raise ConfigError(f"{error}{self._loosen()}") from None
+        except SearchError as error:
+            raise SearchError(f"{error}{self._loosen()}") from None
 
     def _loosen(self) -> str:
         return f": archloom resume {self.folder} --set 'constraints=[...]' goes on with what was trained"

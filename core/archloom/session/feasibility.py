@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable
 
 from ..architecture import Architecture
-from ..errors import ConfigError
+from ..errors import SearchError
 from ..estimator import STATIC, Context, Estimator
 from ..objective import Constraint, exact
 from ..randomness import python_rng
@@ -17,13 +18,13 @@ from ..space import SearchSpace, sample
 logger = logging.getLogger("archloom")
 
 SAMPLES, STARTS = 8, 3
-"""Networks that are tried first; from how many of them the extreme is looked for where none of them will do."""
+"""Networks that are tried first; from how many of them the extreme is looked for where one does not show it."""
 
 Value = Callable[[Architecture], float]
 
 
 def check_constraints(r: Resolved, context: Context) -> None:
-    """A ConfigError that names the extreme network's value where no network of the space keeps a constraint on what is
+    """A SearchError that names the extreme network's value where no network of the space keeps a constraint on what is
     counted or looked up. Constraints on what is measured with weights are decided by the search alone."""
     for constraint in r.constraints:
         counting = [
@@ -66,36 +67,45 @@ def _check(space: SearchSpace, constraint: Constraint, value: Value, seed: int) 
         if holds(starts[-1]):
             return
     starts.sort(key=value)
-    ends = []
-    for start in starts[:STARTS]:
-        ends.append(_descended(space, start, value, holds))
-        if holds(ends[-1]):
-            return
-    nearest = min(ends, key=value)
-    if not math.isfinite(value(nearest)):
-        return  # nothing could be counted, which the search will say better
-    extreme = "lowest" if sign > 0 else "highest"
-    told = f"{constraint.metric} {exact(sign * value(nearest))}, of {nearest}"
-    if all(_nowhere_lower(space, start, nearest, value) for start in starts[-STARTS:]):
-        raise ConfigError(
-            f"no network of the space keeps the constraint '{constraint}': the {extreme} has {told}. Loosen it"
+    nearest = _descended(space, starts[0], value, holds, sweeps=1)
+    if holds(nearest):
+        return
+    certain = _nowhere_lower(space, starts[-1], nearest, value)
+    if not certain:
+        ends = [_descended(space, start, value, holds) for start in (nearest, *starts[1:STARTS])]
+        nearest = min(ends, key=value)
+    if holds(nearest) or not math.isfinite(value(nearest)):
+        return  # where nothing could be counted, the search will say it better
+    extreme, seen = "lowest" if sign > 0 else "highest", exact(sign * value(nearest))
+    if certain:
+        raise SearchError(
+            f"no network of the space keeps the constraint '{constraint}': the nearest seen was {seen}, the {extreme} "
+            f"{constraint.metric} that there is, of {nearest}. Loosen the constraint"
         )
-    logger.warning("no network was found that keeps '%s'; the %s seen has %s", constraint, extreme, told)
+    logger.warning(
+        "no network was found that keeps '%s'; the nearest seen was %s, of %s", constraint, seen, nearest
+    )
 
 
 def _descended(
-    space: SearchSpace, start: Architecture, value: Value, holds: Callable[[Architecture], bool]
+    space: SearchSpace,
+    start: Architecture,
+    value: Value,
+    holds: Callable[[Architecture], bool],
+    sweeps: int | None = None,
 ) -> Architecture:
-    """From `start` by single decisions to where none of them is better, or to the first that will do."""
+    """From `start` by single decisions to where none of them is better, or to the first that will do; after so many
+    `sweeps` through the choices at the latest."""
     here = start
-    while True:
+    for _ in itertools.count() if sweeps is None else range(sweeps):
         before = value(here)
         for choice in space.choices:
             here = min((here.replace(**{choice.name: option}) for option in choice.options), key=value)
             if holds(here):
                 return here
         if not value(here) < before:
-            return here
+            break
+    return here
 
 
 def _nowhere_lower(space: SearchSpace, around: Architecture, lowest: Architecture, value: Value) -> bool:

@@ -1,0 +1,39 @@
+"""Parts of a configuration that are each right and cannot be meant together: said before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .config import SearchConfig
+from .errors import ConfigError
+from .estimator import Estimator
+from .objective import Constraint
+
+
+def check_together(
+    config: SearchConfig,
+    constraints: Sequence[Constraint],
+    estimators: Sequence[Estimator],
+    *,
+    supernet: bool,
+) -> None:
+    """A ConfigError where objectives, constraints or budget contradict themselves, or what is measured."""
+    for name in config.objectives:
+        if config.objectives.count(name) > 1:
+            raise ConfigError(f"'objectives' names '{name}' twice; keep one of them")
+    _check_bounds(constraints)
+    budget = config.budget
+    trains = supernet or any(getattr(one, "epochs", 0) or hasattr(one, "epochs_at") for one in estimators)
+    if budget.epochs is not None and budget.trials is None and budget.seconds is None and not trains:
+        raise ConfigError(
+            "the budget counts epochs, and nothing here trains, so it would never be spent; write budget.trials or "
+            "budget.seconds"
+        )
+
+
+def _check_bounds(constraints: Sequence[Constraint]) -> None:
+    for low in (one for one in constraints if one.sign in (">=", ">")):
+        for high in (one for one in constraints if one.metric == low.metric and one.sign in ("<=", "<")):
+            empty = low.bound == high.bound and not (low.sign == ">=" and high.sign == "<=")
+            if low.bound > high.bound or empty:
+                raise ConfigError(f"the constraints '{low}' and '{high}' leave no value between them")
