@@ -244,3 +244,5 @@ def test_the_macs_of_steps_add_up_to_those_of_the_network_where_a_layer_is_calle
     found = steps(network, (6, 4, 3))
     assert [step.macs for step in found] == [3888, 0, 3888, 144]
     assert sum(step.macs for step in found) == count(network, (6, 4, 3)).macs
+    with torch.inference_mode():
+        assert [step.macs for step in steps(network, (6, 4, 3))] == [3888, 0, 3888, 144]

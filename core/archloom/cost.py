@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from .errors import ConfigError
@@ -58,7 +57,7 @@ def count(model: nn.Module, resolution: int | Sequence[int] = 224, *selection: A
 
 def _macs(model: nn.Module, shape: tuple[int, int, int], selection: tuple[Any, ...]) -> int:
     image = meta_image(model, shape)
-    with torch.inference_mode(False), evaluating(model), torch.no_grad(), LayerProducts(image) as products:
+    with evaluating(model), LayerProducts(image) as products:
         call_on_meta(model, image, *selection)
     return products.macs
 

@@ -36,7 +36,7 @@ _METADATA = frozenset(
 
 
 class LayerProducts:
-    """A context in which `macs` counts the multiply-adds of what is called.
+    """A context without gradients in which `macs` counts the multiply-adds of what is called.
 
     Convolutions count, and matrix products of which not both factors come from `image`: PyTorch runs a linear layer
     as one of several products, by the layout of its input, and what tells a layer from an attention is that one of
@@ -47,10 +47,10 @@ class LayerProducts:
     def __init__(self, image: Tensor) -> None:
         self.macs = 0
         self.of_layer = False
-        self._marked: dict[
-            int, Any
-        ] = {}  # storages that depend on the image, kept alive: addresses are their keys
-        self._modes = (_Layers(self), _Operators(self))
+        # storages that depend on the image, by their addresses: they are kept, so that no other gets one of these
+        self._marked: dict[int, Any] = {}
+        # in inference mode, operators arrive before they are taken apart; leaving it turns gradients on
+        self._modes = (torch.inference_mode(False), torch.no_grad(), _Layers(self), _Operators(self))
         self.mark([image])
 
     def __enter__(self) -> LayerProducts:
@@ -127,11 +127,6 @@ class _Operators(TorchDispatchMode):
         kwargs = kwargs or {}
         if func in _METADATA:
             return NotImplemented
-        if torch.is_inference_mode_enabled():  # there, operators arrive before they are taken apart
-            with self:
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
         out = func(*args, **kwargs)
         products = self.products
         products.add(getattr(func, "_overloadpacket", None), args, kwargs, out)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .model import call_on_meta, deepest, evaluating, meta_image
@@ -54,7 +53,7 @@ def steps(network: nn.Module, shape: tuple[int, int, int]) -> list[Step]:
     """
     image = meta_image(network, shape)
     products = LayerProducts(image)
-    with evaluating(network), torch.no_grad(), products, _recorded(network, products) as top:
+    with evaluating(network), products, _recorded(network, products) as top:
         call_on_meta(network, image)
     found = []
     for call in _taken_apart(top[0]):
