@@ -111,6 +111,9 @@ def _run(asked: list[int]) -> int:
             return int(error.exit_code)
         if debug:
             raise
+        if isinstance(error, OSError) and error.filename is not None:
+            complain(f"cannot use {error.filename}: {error.strerror or error} (--debug shows where)")
+            return 2
         complain(f"{type(error).__name__}: {error} (--debug shows where)")
         return 1
 

@@ -15,7 +15,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def read_text(path: str | Path, what: str, *, limit: int = BYTES, error: Failure
         raise error(
             f"cannot read {named}: line {line} is no UTF-8 text (byte {data[cause.start]:#04x}); save it as UTF-8"
         ) from cause
+
+
+@contextmanager
+def reachable(path: str | Path, what: str, *, error: Failure = ConfigError) -> Iterator[None]:
+    """Inside the block what the file system refuses of `path` is an error that calls it `what`."""
+    try:
+        yield
+    except OSError as cause:
+        where = shown(str(cause.filename or path), 300)
+        way_out = " Ask its owner, or work on a copy" if isinstance(cause, PermissionError) else ""
+        raise error(f"cannot read {what} {where}: {cause.strerror or cause}.{way_out}") from cause
 
 
 def read_yaml(path: str | Path, what: str, *, error: Failure = ConfigError) -> Any:

@@ -12,7 +12,7 @@ import yaml
 from .assembly import ARCHITECTURE as BACKBONE
 from .assembly import build_model
 from .config import ModelConfig, Part, override, parse_model, parse_part
-from .documents import read_json, read_mapping
+from .documents import reachable, read_json, read_mapping
 from .errors import ConfigError, shown
 from .model import Model
 from .plugins import Host
@@ -189,6 +189,11 @@ def _self_contained(section: ModelConfig, base: Path, where: str) -> ModelConfig
 
 def _read(source: str | Path) -> tuple[str, Mapping[str, Any], Mapping[str, Any], Path]:
     """What kind of source it is, its document, what is stored beside it, and where relative paths start."""
+    with reachable(source, "the source"):
+        return _look_at(source)
+
+
+def _look_at(source: str | Path) -> tuple[str, Mapping[str, Any], Mapping[str, Any], Path]:
     path = Path(source)
     if path.is_dir():
         beside: Mapping[str, Any] = {}

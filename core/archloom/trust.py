@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .documents import read_json, read_yaml
+from .documents import reachable, read_json, read_yaml
 from .errors import ConfigError, PluginError, shown
 from .plugin_files import PluginFile, read_plugin
 
@@ -60,6 +60,11 @@ def beside(source: str | Path, named: Iterable[str | Path] = (), *, trust: bool 
     trusted: a PluginError otherwise. A YAML file that is named itself is the user's own word. Files that are `named`
     besides come first, and take the place of those of the same name.
     """
+    with reachable(source, "the source"):
+        return _beside(source, named, trust)
+
+
+def _beside(source: str | Path, named: Iterable[str | Path], trust: bool) -> list[str]:
     own = list(dict.fromkeys(str(Path(file).resolve()) for file in named))
     taken = {Path(file).name for file in own}
     path = Path(source)

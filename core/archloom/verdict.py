@@ -15,7 +15,7 @@ from .architecture import Architecture
 from .cost import count
 from .groups import SAME_COST, Failure, Group, groups, judge, sentences
 from .latency import measure
-from .model import assemble
+from .model import Model, assemble
 from .randomness import derive_seed, python_rng
 from .run import load_checkpoint
 from .space import SearchSpace, input_shape, sample, violations
@@ -93,7 +93,7 @@ def draw_contestants(
     ]
 
 
-def train_and_test(
+def train_from_scratch(
     contestant: Contestant,
     space: SearchSpace,
     task: Task,
@@ -106,14 +106,10 @@ def train_and_test(
     folder: Path,
     teacher: nn.Module | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-) -> dict[str, float]:
-    """Train one contestant from scratch and read the test split once, with the weights best by validation.
-
-    Goes on from the checkpoint in `folder`, where there is one.
-    """
+) -> Model:
+    """Train one contestant, or what is left to train of it: a training in `folder` goes on, and one that is complete
+    and undamaged is left as it is. Raises as `train` does."""
     model = assemble(space, contestant.architecture, task, parts, seed=derive_seed(seed, "verdict weights"))
-    shape = input_shape(space, contestant.architecture, task)
-    resolution = None if shape == tuple(task.shape) else shape[1]
     for epoch in train(
         model,
         task,
@@ -122,11 +118,38 @@ def train_and_test(
         device=device,
         precision=precision,
         folder=folder,
-        resolution=resolution,
+        resolution=_resolution(contestant, space, task),
         teacher=teacher,
         network=json.dumps(contestant.architecture.to_json(), sort_keys=True),
     ):
         on_epoch(epoch)
+    return model
+
+
+def _resolution(contestant: Contestant, space: SearchSpace, task: Task) -> int | None:
+    shape = input_shape(space, contestant.architecture, task)
+    return None if shape == tuple(task.shape) else shape[1]
+
+
+def train_and_test(
+    contestant: Contestant,
+    space: SearchSpace,
+    task: Task,
+    parts: Any,
+    recipe: Recipe,
+    *,
+    device: Any,
+    precision: str,
+    folder: Path,
+    **options: Any,
+) -> dict[str, float]:
+    """Train one contestant from scratch and read the test split once, with the weights best by validation.
+
+    Goes on from the checkpoint in `folder`, where there is one. options: those of `train_from_scratch`.
+    """
+    where = {"device": device, "precision": precision, "folder": folder}
+    model = train_from_scratch(contestant, space, task, parts, recipe, **where, **options)
+    resolution = _resolution(contestant, space, task)
     metrics: dict[str, float] = {}
     best = load_checkpoint(folder / "best.pt")
     if best is not None:
@@ -135,7 +158,7 @@ def train_and_test(
         data = task.dataset(split, resolution=resolution)
         judged = evaluate(model, batches(data, 512, device=device), len(task.classes), precision)
         metrics |= {f"{split}.{name}": value for name, value in judged.items()}
-    cost = count(model, shape)
+    cost = count(model, input_shape(space, contestant.architecture, task))
     metrics |= {"params": cost.params, "macs": cost.macs}
     example = next(iter(batches(data, 1, device=device)))[0]
     timing = measure(model, example, device=device)

@@ -9,7 +9,7 @@ from typing import Any
 
 from .architecture import Architecture
 from .config import ModelConfig, parse_model, parse_part
-from .documents import plain, read_json
+from .documents import plain, reachable, read_json
 from .errors import ArchloomError, ConfigError, SpaceError, UnknownName, shown
 from .model import Model, ModelParts
 from .plugins import Entry, Host
@@ -86,9 +86,10 @@ def find(name: str | Path | Mapping[str, Any], host: Host, options: Mapping[str,
     if isinstance(name, Mapping):
         return _from_document(name, host, options, "the architecture")
     path = Path(name)
-    if path.is_dir():
-        path = path / "architecture.json"
-    if path.is_file():
+    with reachable(path, "the architecture"):
+        path = path / "architecture.json" if path.is_dir() else path
+        there = path.is_file()
+    if there:
         return _from_document(read_json(path, "the architecture"), host, options, str(path))
     if path.suffix == ".json" or len(path.parts) > 1:
         raise ConfigError(f"there is no architecture file {name}")

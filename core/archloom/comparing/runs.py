@@ -206,7 +206,7 @@ def run_all(
     Strategies alternate, so that an interrupted comparison has about as many searches of each.
     """
     protocol = comparison.protocol
-    done = {(one["label"], one["seed"]): one for one in log.of("run")}
+    done = _recorded(log)
     wanted = {
         (label, seed): contender.to_json()
         for seed in range(protocol.seeds)
@@ -226,6 +226,42 @@ def run_all(
         done[record["label"], record["seed"]] = record
         notify({"event": "run", "label": record["label"], "seed": record["seed"], "of": len(missing)})
     return [done[key] for key in wanted]
+
+
+_RECORD: Mapping[str, Callable[[Any], bool]] = {
+    "label": lambda value: isinstance(value, str),
+    "contender": lambda value: isinstance(value, dict),
+    "seed": lambda value: type(value) is int,
+    "reason": lambda value: isinstance(value, str),
+    "seconds": lambda value: type(value) in (int, float) and math.isfinite(value),
+    "trials": lambda value: type(value) is int,
+    "incumbents": lambda value: isinstance(value, list) and all(map(_is_incumbent, value)),
+}
+
+
+def _is_incumbent(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("metrics"), dict):
+        return False
+    numbers = [*(value.get(axis) for axis in ("trials", "epochs", "seconds")), *value["metrics"].values()]
+    return all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+
+
+def _recorded(log: Log) -> dict[tuple[str, int], Record]:
+    """The searches that a log has, each once; a RunError that names the line of one that cannot be meant."""
+    done: dict[tuple[str, int], Record] = {}
+    for index, event in enumerate(log.events):
+        if event.get("event") != "run":
+            if index or event.get("event") != "start":
+                raise log.damage(index, "is no search")
+            continue
+        wrong = [name for name, good in _RECORD.items() if not good(event.get(name))]
+        if wrong:
+            raise log.damage(index, f"is a search whose {wrong[0]} cannot be meant")
+        key = (event["label"], event["seed"])
+        if key in done:
+            raise log.damage(index, f"is the search of '{key[0]}' with seed {key[1]} once more")
+        done[key] = event
+    return done
 
 
 def _check_begun(comparison: Comparison, folder: Path, label: str, seed: int) -> None:

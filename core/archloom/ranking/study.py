@@ -20,7 +20,7 @@ from ..contents import contents_of, plugin_contents, task_hash
 from ..cost import count
 from ..documents import read_yaml
 from ..environment import describe, versions
-from ..errors import ConfigError, RunError
+from ..errors import ConfigError, RunError, SpaceError
 from ..estimator import Context, Estimator, Metric
 from ..fitting import Fit
 from ..folder import Folder, Identity, Kind, path_name
@@ -73,6 +73,7 @@ def rank(
         else:
             claimed = Folder.begin_or_go_on(folder, RANKING, identity)
         with claimed, closing(Log(claimed.path / "estimates.jsonl", claimed.lock.check)) as log:
+            _check_estimates(log)
             return _Study(plan, claimed, log, notify).run()
 
 
@@ -114,6 +115,28 @@ def _identity(plan: Plan) -> Identity:
         "task": task_hash(plan.context.task),
     }
     return Identity(settings, contents, versions(plan.host))
+
+
+def _check_estimates(log: Log) -> None:
+    """A RunError that names the first line that is no estimate, or one that is there already."""
+    seen: dict[tuple[str, Architecture], int] = {}
+    for index, event in enumerate(log.events):
+        values, seconds = event.get("values"), event.get("seconds")
+        numbers: list[Any] = [*values.values(), seconds] if isinstance(values, dict) else [seconds]
+        try:
+            architecture = Architecture.from_json(event.get("architecture"))
+        except SpaceError as error:
+            raise log.damage(index, f"is no estimate: {error}") from error
+        if not isinstance(event.get("predictor"), str) or (values is None) != isinstance(
+            event.get("error"), str
+        ):
+            raise log.damage(index, "is no estimate, with a predictor, and values or an error")
+        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+            raise log.damage(index, "is an estimate of something else than finite numbers")
+        key = (event["predictor"], architecture)
+        if key in seen:
+            raise log.damage(index, f"is the estimate of line {seen[key]} once more")
+        seen[key] = index + 1
 
 
 class _Study:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from ..architecture import Architecture
+from ..documents import reachable
 from ..errors import RunError
 from ..objective import Objective, front
 from ..trial import Trial, since_anew
@@ -57,6 +58,11 @@ class Story:
 
     @classmethod
     def read(cls, folder: Path) -> Story:
+        with reachable(folder, "the run", error=RunError):
+            return cls._read(folder)
+
+    @classmethod
+    def _read(cls, folder: Path) -> Story:
         for name in ("log.jsonl", "config.yaml"):
             if not (folder / name).is_file():
                 raise RunError(

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import nn
 
@@ -16,14 +17,14 @@ from ..config import SearchConfig
 from ..environment import describe
 from ..errors import ArchloomError, RunError, SearchError
 from ..fitting import Fit
-from ..folder import Folder, Identity
+from ..folder import MARK, Folder, Identity, differences
 from ..history import check_history
 from ..observing import Observers, name_of
 from ..plugins import Host
 from ..processes import check_main_guard
 from ..ranks import Ranks, join, leave
 from ..resolve import Resolved, resolve
-from ..run import Run, recorded, write_atomically, write_json
+from ..run import Run, recorded, write_atomically
 from ..standing import announced
 from ..strategy import Strategy, WeightSharing
 from ..trial import Trial, since_anew
@@ -43,7 +44,7 @@ from .making import (
     make_strategy,
 )
 from .opening import SEARCH, as_config, fresh_path, identity_of, reopened
-from .process import cpu_threads, log_file
+from .process import cpu_threads, log_file, note_environment, threads_then
 from .result import Result
 
 logger = logging.getLogger("archloom")
@@ -122,6 +123,9 @@ def _opened(folder: Folder) -> Run:
     run = Run(folder.path, folder.lock)
     try:
         check_history(run.log.events, run.log.damage, whole=True)
+        begun = run.log.events[0]["identity"] if run.log.events else {}
+        if differences(folder.identity, Identity(begun)):
+            raise run.log.damage(0, f"is the start of another run than {MARK} beside it speaks of")
     except BaseException:
         run.close()
         raise
@@ -137,7 +141,7 @@ class _Session:
         self.resolved, self.config, self.ranks = resolved, resolved.config, ranks
         self._teacher: nn.Module | None = None
         self.run_folder: Run | None = None
-        self._owner = ""
+        self._owner, self._threads, self._own_threads = "", self.config.threads, torch.get_num_threads()
         refused: ArchloomError | None = None
         if ranks.is_first:  # the one owner of the folder, for all ranks
             try:
@@ -145,10 +149,16 @@ class _Session:
                 check_batches(resolved, ranks)
                 claimed = claim(identity_of(resolved))
                 self.run_folder, self._owner = _opened(claimed), claimed.identity.key
+                self._threads = self.config.threads or threads_then(self.run_folder)
             except ArchloomError as error:
                 refused = error
-        place, self._owner, told = ranks.broadcast_object(
-            (self.run_folder and self.run_folder.folder, self._owner, refused and str(refused))
+        place, self._owner, self._threads, told = ranks.broadcast_object(
+            (
+                self.run_folder and self.run_folder.folder,
+                self._owner,
+                self._threads,
+                refused and str(refused),
+            )
         )
         if told is not None:
             raise refused or RunError(told)  # on every rank: nobody waits for one that was refused
@@ -170,7 +180,7 @@ class _Session:
 
     def run(self, *, search: bool = True) -> Result:
         try:
-            with cpu_threads(self.config.threads):
+            with cpu_threads(self._threads):
                 return self._run_here(search)
         finally:
             if self.run_folder is not None:
@@ -246,6 +256,9 @@ class _Session:
                     logger.warning("%s was %s when the run began and is %s now", name, then, now)
             if first["device"] != self.config.device:
                 logger.warning("the run began on %s and goes on on %s", first["device"], self.config.device)
+            if (then := torch.get_num_threads()) != self._own_threads and self.config.threads is None:
+                told = "the run began with %d CPU threads and is resumed with as many; this process has %d"
+                logger.warning(told, then, self._own_threads)
         environment = self._describe()
         event = {
             "event": "start",
@@ -253,6 +266,7 @@ class _Session:
             "versions": environment["versions"],
             "device": self.config.device,
             "folder": str(self.folder),
+            "threads": torch.get_num_threads(),
         }
         run.log.append(event)
         self._announce(event, run)
@@ -273,7 +287,7 @@ class _Session:
         stored = self.config.model_dump(mode="json") | {"plugins": plugins}
         dumped = yaml.safe_dump(stored, sort_keys=False)
         write_atomically(self.folder / "config.yaml", dumped.encode())
-        write_json(self.folder / "environment.json", environment)
+        note_environment(self.folder / "environment.json", environment)
         return environment
 
     def _make_strategy(self, method: WeightSharing | None) -> Strategy:

@@ -23,7 +23,7 @@ from ..run import Run, load_checkpoint, write_atomically
 from ..strategy import Recorded
 from ..teacher import load_teacher
 from ..training import Epoch, check_trainable
-from ..verdict import Contestant, Failure, Group, draw_contestants, groups, train_and_test
+from ..verdict import Contestant, Failure, Group, draw_contestants, groups, train_and_test, train_from_scratch
 from .making import Notify, make_context
 
 logger = logging.getLogger("archloom")
@@ -80,7 +80,7 @@ class Finals:
         }
         first = self._name(contestants[0], 0)
         if first in reached:
-            self._copy_weights(first)
+            self._copy_weights(first, contestants[0])
         return groups(results), list(failures.values())
 
     def none(self) -> None:
@@ -128,26 +128,29 @@ class Finals:
 
     def _metrics(self, name: str, contestant: Contestant, number: int) -> dict[str, float]:
         r = self.resolved
-        return train_and_test(
-            contestant,
-            r.space,
-            r.task,
-            r.parts,
-            r.recipe,
-            seed=derive_seed(r.config.seed, "final", number),
-            device=r.device,
-            precision=r.config.precision,
-            folder=self.run.folder / "final" / name,
-            teacher=self.teacher,
-            on_epoch=lambda epoch: self._tell(name, epoch),
-        )
+        options = self._options(name, number)
+        return train_and_test(contestant, r.space, r.task, r.parts, r.recipe, **options)
+
+    def _options(self, name: str, number: int) -> dict[str, Any]:
+        r = self.resolved
+        return {
+            "seed": derive_seed(r.config.seed, "final", number),
+            "device": r.device,
+            "precision": r.config.precision,
+            "folder": self.run.folder / "final" / name,
+            "teacher": self.teacher,
+            "on_epoch": lambda epoch: self._tell(name, epoch),
+        }
 
     def _tell(self, name: str, epoch: Epoch) -> None:
         numbers = {"number": epoch.number, "of": epoch.of, "metrics": dict(epoch.metrics)}
         self.notify({"event": "epoch", "name": name, **numbers})
 
-    def _copy_weights(self, name: str) -> None:
-        folder = self.run.folder / "final" / name
+    def _copy_weights(self, name: str, found: Contestant) -> None:
+        """The weights of the found network's first training; what was damaged since is trained again, to the bit."""
+        r, folder = self.resolved, self.run.folder / "final" / name
+        if any((folder / file).exists() for file in ("training.pt", "training.pt.previous")):
+            train_from_scratch(found, r.space, r.task, r.parts, r.recipe, **self._options(name, 0))
         for source, target in (("best.pt", "weights"), ("training.pt", "weights-last")):
             state = load_checkpoint(folder / source)
             if state is None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..engine import Limits, Search
 from ..errors import ConfigError
 from ..estimator import Context
@@ -93,7 +95,8 @@ def executor_of(r: Resolved, context: Context, folder: Path) -> Iterator[Executo
     if not r.config.in_processes:
         yield Here(measurer(r, context))
         return
-    workers = Workers(r.config, r.host.files, folder)
+    threads = r.config.threads or max(1, torch.get_num_threads() // r.config.workers)  # as the run began with
+    workers = Workers(r.config.model_copy(update={"threads": threads}), r.host.files, folder)
     try:
         yield workers
     finally:

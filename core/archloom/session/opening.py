@@ -10,7 +10,7 @@ from typing import Any
 
 from ..config import LATER, SearchConfig, override, parse_config, read_config
 from ..contents import contents_of, plugin_contents, task_hash
-from ..documents import read_yaml
+from ..documents import reachable, read_yaml
 from ..errors import RunError
 from ..folder import Identity, Kind
 from ..resolve import Resolved
@@ -27,8 +27,9 @@ def as_config(config: SearchConfig | Mapping[str, Any] | str | Path) -> SearchCo
 def read_stored(folder: str | Path) -> dict[str, Any]:
     """The configuration in a run folder, as plain data."""
     path = Path(folder) / "config.yaml"
-    if not path.is_file():
-        raise RunError(f"{folder} is no run folder: it has no config.yaml")
+    with reachable(folder, "the run", error=RunError):
+        if not path.is_file():
+            raise RunError(f"{folder} is no run folder: it has no config.yaml")
     stored = read_yaml(path, "the run's configuration", error=RunError)
     if not isinstance(stored, dict):
         raise RunError(f"{path} holds no configuration; restore it, or start a new run")
