@@ -10,7 +10,8 @@ from torch import nn
 from archloom.architecture import Architecture, Choice
 from archloom.errors import ConfigError, SpaceError
 from archloom.latency import LatencyTable, build_table, measure, setting_of
-from toys import Blocks
+from archloom.session import search
+from toys import Blocks, config, host
 
 
 class Sleeps(nn.Module):
@@ -132,3 +133,74 @@ def test_a_space_without_parts_has_no_table():
         build_table(Whole(), (1, 8, 8), 10)
     with pytest.raises(SpaceError, match="shares no weights"):
         build_table(type("None_", (), {"choices": []})(), (1, 8, 8), 10)
+
+
+# -- geometry -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("space", "shape", "classes", "message"),
+    [
+        (
+            Blocks(),
+            (1, 64, 64),
+            10,
+            "2 layers, layer0 to layer1, for images of 1x8x8 and 10 classes; here it is 2 layers, layer0 to layer1, "
+            "for images of 1x64x64 and 10 classes; first at the stem: 1x8x8 -> 4x8x8, here 1x64x64 -> 4x64x64",
+        ),
+        (Blocks(), (1, 8, 16), 10, "for images of 1x8x16"),
+        (Blocks(in_channels=3), (3, 8, 8), 10, "for images of 3x8x8"),
+        (Blocks(), (1, 8, 8), 100, "and 100 classes; first at the head: 4x8x8 -> 10, here 4x8x8 -> 100"),
+        (Blocks(width=6), (1, 8, 8), 10, "first at the stem: 1x8x8 -> 4x8x8, here 1x8x8 -> 6x8x8"),
+        (Blocks(depth=5), (1, 8, 8), 10, "here it is 5 layers, layer0 to layer4"),
+        (Blocks(depth=1), (1, 8, 8), 10, "has the layers layer1, which the space has not"),
+    ],
+)
+def test_a_table_of_another_geometry_is_refused_with_both(table, space, shape, classes, message):
+    assert table.check(Blocks(), (1, 8, 8), 10) is table
+    with pytest.raises(ConfigError, match=r"latency table.*(another geometry|has the layers)") as caught:
+        table.check(space, shape, classes)
+    assert message in str(caught.value)
+
+
+def test_a_table_without_shapes_has_no_geometry_to_compare(table):
+    layers = {name: {option: f"{name} {option}" for option in of} for name, of in table.layers.items()}
+    entries = {key: table.entries[table.fixed[0]] for of in layers.values() for key in of.values()}
+    bare = LatencyTable(entries, layers, [], table.setting)
+    assert bare.check(Blocks(), (1, 64, 64), 10) is bare
+    with pytest.raises(ConfigError, match="5 layers"):
+        bare.check(Blocks(depth=5), (1, 8, 8), 10)
+
+
+@pytest.fixture
+def searched(table, tmp_path):
+    """A search by a table of its own size, in whose folder the table's file lies as table.json."""
+
+    def run(changes=None, **task):
+        path = tmp_path / "table.json"
+        path.write_text(json.dumps(table.to_json()))
+        given = config(
+            space="blocks",
+            task={"type": "digits", "train_size": 64, **task},
+            estimators=[{"type": "latency_table", "table": str(path)}],
+            objectives=["latency.table"],
+            budget={"trials": 2},
+        )
+        return path, search(given | (changes or {}), tmp_path / "run", host=host())
+
+    return run
+
+
+def test_a_search_by_a_table_of_another_size_is_refused_before_it_begins(searched, tmp_path):
+    with pytest.raises(ConfigError, match=r"for images of 1x8x8 .* here it is .* for images of 1x16x16"):
+        searched(resolution=16)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_its_table_and_the_page_says_what_device_it_holds_for(searched, table):
+    _, result = searched()
+    (kept,) = (result.folder / "recorded").glob("latency_table_*.json")
+    assert LatencyTable.read(kept) == table
+    page = (result.folder / "report.html").read_text()
+    assert f"device {table.setting.device}" in page
+    assert f"batch {table.setting.batch}" in page

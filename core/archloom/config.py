@@ -349,7 +349,16 @@ def _of_metrics(model: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[str, .
                 yield from _of_metrics(kind, (*path, name))
 
 
-_METRICS = frozenset(_of_metrics(SearchConfig))
+def _of_parts(model: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], str]]:
+    """The places of a configuration that hold a part when nothing is written, and its name."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.default, Part):
+            yield (*path, name), field.default.type
+        elif isinstance(field.default, BaseModel):
+            yield from _of_parts(type(field.default), (*path, name))
+
+
+_METRICS, _DEFAULTS = frozenset(_of_metrics(SearchConfig)), dict(_of_parts(SearchConfig))
 
 
 def _set(node: Any, path: list[str], value: Any, text: str, at: tuple[str, ...]) -> Any:
@@ -364,7 +373,7 @@ def _set(node: Any, path: list[str], value: Any, text: str, at: tuple[str, ...])
             for i, item in enumerate(node)
         ]
     if node is None:
-        node = {}
+        node = {"type": _DEFAULTS[at]} if at in _DEFAULTS else {}
     if isinstance(node, str):
         node = {"type": node}
     if not isinstance(node, Mapping):

@@ -206,27 +206,29 @@ def parse_json(text: str | bytes, where: str, *, error: Failure = ConfigError) -
         raise error(f"{where}: {_DEEP}") from None
     except ValueError as cause:
         raise error(f"cannot read {where}: it is no JSON: {shown(str(cause), 300)}") from cause
-    return plain(data, where, error=error)
+    return plain(data, where, error=error, nan=True)  # whoever measures may have met one
 
 
 # -- what is plain ------------------------------------------------------------------------------------
 
 
-def plain(value: Any, where: str, *, error: Failure = ConfigError, nodes: int = NODES) -> Any:
+def plain(
+    value: Any, where: str, *, error: Failure = ConfigError, nodes: int = NODES, nan: bool = False
+) -> Any:
     """`value` as plain data: tuples as lists, paths as texts, numpy's numbers as Python's.
 
     An error that names the place where it is none, too deep or too large: a set, a date, a text that cannot be written
-    down, a number of more than 128 bits, not a number at all.
+    down, a number of more than 128 bits; NaN, unless `nan`.
     """
-    return _Plain(where, error, nodes).of(value, ())
+    return _Plain(where, error, nodes, nan).of(value, ())
 
 
 _Path = tuple[str | int, ...]
 
 
 class _Plain:
-    def __init__(self, where: str, error: Failure, left: int) -> None:
-        self.where, self.error, self.left = where, error, left
+    def __init__(self, where: str, error: Failure, left: int, nan: bool) -> None:
+        self.where, self.error, self.left, self.nan = where, error, left, nan
 
     def of(self, value: Any, path: _Path) -> Any:
         self.left -= 1
@@ -241,7 +243,7 @@ class _Plain:
         if isinstance(value, list | tuple):
             return [self.of(inner, (*path, number)) for number, inner in enumerate(value)]
         found = scalar(value)
-        if problem := trouble(found):
+        if (problem := trouble(found)) and not (self.nan and found != found):
             raise self.error(f"{self._place(path)} {problem}")
         return found
 

@@ -95,7 +95,8 @@ class Estimator(Protocol):
     needs: "supernet" where inherited weights are used, else empty. An estimate that cannot be made is
     raised as an exception; it is recorded and the search goes on. One that trains says how many `epochs` an
     estimate takes, for the budget. One that can measure at a lower fidelity has `epochs_at(fidelity)` as well: how
-    many epochs that is, 0 at 0 and `epochs` at 1; it goes by the context's `fidelity`.
+    many epochs that is, 0 at 0 and `epochs` at 1; it goes by the context's `fidelity`. One that holds for some spaces
+    or images alone has `check(space, task, model)`, which raises a ConfigError before anything runs.
     """
 
     metrics: tuple[Metric, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import statistics
 import time
@@ -15,10 +16,10 @@ from torch import nn
 
 from .architecture import Architecture
 from .documents import read_json
-from .errors import ConfigError
-from .model import ModelParts, evaluating, output_shape
+from .errors import ConfigError, shown
+from .latency_places import Geometry, Place, places
+from .model import ModelParts, evaluating
 from .randomness import python_rng, torch_rng
-from .supernet import Supernet
 
 FORMAT = "archloom latency table 1"
 
@@ -136,8 +137,19 @@ class LatencyTable:
             total += self.entries[options[str(architecture[choice])]].median
         return total
 
-    def check(self, space: Any) -> LatencyTable:
-        """The table itself, if it fits the space's choices and options; a ConfigError if not."""
+    def check(
+        self,
+        space: Any,
+        shape: tuple[int, int, int] | None = None,
+        num_classes: int | None = None,
+        parts: ModelParts | None = None,
+    ) -> LatencyTable:
+        """The table itself, if it fits the space's choices and options; a ConfigError if not.
+
+        With the `shape` (C, H, W) of the images, each layer's own shapes are compared too: those in the table with
+        those that the space's networks have. A table without shapes, as of the reference code's text, has none to
+        compare.
+        """
         for choice in space.choices:
             wanted = [str(option) for option in choice.options]
             if choice.name in self.layers and list(self.layers[choice.name]) != wanted:
@@ -148,7 +160,37 @@ class LatencyTable:
         lacking = [c.name for c in space.choices if c.name not in self.layers]
         if lacking and len(lacking) == len(space.choices):
             raise ConfigError("the latency table belongs to another space: none of the choices is in it")
+        strange = [name for name in self.layers if name not in [c.name for c in space.choices]]
+        if strange:
+            raise ConfigError(
+                f"the latency table has the layers {', '.join(strange[:5])}, which the space has not. Build the table "
+                "for this space: archloom latency build"
+            )
+        if shape is not None and hasattr(space, "candidate") and hasattr(space, "around"):
+            self._check_geometry(space, shape, num_classes, parts)
         return self
+
+    def _check_geometry(
+        self, space: Any, shape: tuple[int, int, int], num_classes: int | None, parts: ModelParts | None
+    ) -> None:
+        own = self.geometry
+        classes = num_classes or own.classes or 10
+        layers, fixed, _ = places(space, shape, classes, parts, torch.device("meta"))
+        there = Geometry.of(
+            {name: {option: key for option, (key, _) in of.items()} for name, of in layers.items()},
+            [key for key, _ in fixed],
+        )
+        if own.layers.keys() != there.layers.keys() or (differing := own.differs(there)):
+            first = "" if own.layers.keys() != there.layers.keys() else f"; first at {differing}"
+            raise ConfigError(
+                f"the latency table ({shown(self.source)}) holds for another geometry: {own}; here it is "
+                f"{there}{first}. Build one for this: archloom latency build"
+            )
+
+    @property
+    def geometry(self) -> Geometry:
+        """What sizes the table holds for, as its entries say."""
+        return Geometry.of(self.layers, self.fixed)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, with all that `from_json` needs."""
@@ -165,28 +207,44 @@ class LatencyTable:
     @classmethod
     def from_json(cls, data: Any, where: str = "the latency table") -> LatencyTable:
         """The inverse of `to_json`; a ConfigError naming `where` for anything else."""
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{where} is no latency table of archloom: it holds no keys and values")
+        if data.get("format") != FORMAT:
+            told = shown(repr(data.get("format")))
+            raise ConfigError(f"{where} has format {told}; this version reads {FORMAT!r}")
         try:
-            if data["format"] != FORMAT:
-                raise ConfigError(f"{where} has format {data['format']!r}; this version reads {FORMAT!r}")
             table = cls(
                 entries={key: Timing(**timing) for key, timing in data["entries"].items()},
-                layers=data["layers"],
-                fixed=data["fixed"],
+                layers={name: dict(options) for name, options in data["layers"].items()},
+                fixed=list(data["fixed"]),
                 setting=Setting(**data["setting"]),
-                source=data["source"],
+                source=str(data["source"]),
             )
             keys = [key for options in table.layers.values() for key in options.values()]
             for key in [*keys, *table.fixed]:
-                if not table.entries[key].median >= 0:
-                    raise ConfigError(f"{where}: entry '{key}' is {table.entries[key].median}, not a time")
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{where} is no latency table of archloom: {error!r}") from error
+                timing = table.entries[key]
+                for figure in (timing.median, timing.low, timing.high):
+                    if not _is_time(figure):
+                        raise ConfigError(
+                            f"{where}: entry '{shown(key)}' is {shown(repr(figure))}, not a time"
+                        )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ConfigError(f"{where} is no latency table of archloom: {shown(repr(error))}") from error
         return table
 
     @classmethod
     def read(cls, path: str | Path) -> LatencyTable:
         """A table from a JSON file."""
         return cls.from_json(read_json(path, "the latency table"), str(path))
+
+
+def table_name(path: str) -> str:
+    """Under which name a run keeps its copy of the table in a file."""
+    return f"latency_table_{hashlib.sha256(path.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
 def build_table(
@@ -208,7 +266,7 @@ def build_table(
     measures all candidates in turn, and what disturbs the machine for a while falls on all of them alike.
     """
     device = torch.device(device)
-    layers, fixed, modules = _places(space, shape, num_classes, parts, device)
+    layers, fixed, modules = places(space, shape, num_classes, parts, device)
     times: dict[str, list[float]] = {key: [] for key in modules}
     images = torch.randn(batch, *shape, generator=torch_rng(0, "latency"))
     x = images.to(device, memory_format=torch.channels_last)
@@ -225,59 +283,7 @@ def build_table(
     return LatencyTable(entries, options, [key for key, _ in fixed], setting_of(device, batch))
 
 
-_Place = tuple[str, nn.Module]  # the entry's key, and the very module that stands there
-
-
-def _places(
-    space: Any,
-    shape: tuple[int, int, int],
-    num_classes: int,
-    parts: ModelParts | None,
-    device: torch.device,
-) -> tuple[dict[str, dict[str, _Place]], list[_Place], dict[str, nn.Module]]:
-    """choice -> option -> place; stem, tail, and neck and head; and for each key the first of its modules."""
-    supernet = Supernet(space, seed=0)
-    first = dict.fromkeys(supernet.layers, 0)
-    model = (parts or ModelParts()).assemble(
-        supernet, shape=shape, num_classes=num_classes, selection=(first,)
-    )
-    network: Any = supernet.network
-    if not (hasattr(network, "stem") and hasattr(network, "tail")):
-        raise ConfigError(
-            f"{type(space).__name__}.around must give a module with 'stem', 'body' and 'tail' "
-            "(archloom.space.Around does) for a latency table"
-        )
-    model.to(device).to(memory_format=torch.channels_last).eval()
-    modules: dict[str, nn.Module] = {}
-
-    def place(
-        name: str, module: nn.Module, shape_in: tuple[int, ...], where: str
-    ) -> tuple[_Place, tuple[int, ...]]:
-        shape_out = output_shape(module, shape_in)[1:]  # type: ignore[arg-type]
-        key = f"{name} {_by(shape_in)} -> {_by(shape_out)}"
-        if repr(modules.setdefault(key, module)) != repr(module):
-            key = f"{where} {key}"  # two modules of one name and shape that are built differently
-            modules[key] = module
-        return (key, module), shape_out
-
-    stem, current = place("stem", network.stem, shape, "stem")
-    layers: dict[str, dict[str, _Place]] = {}
-    for choice in space.choices:
-        if choice.name in supernet.layers:
-            candidates = getattr(network.body, choice.name).options
-            found = [
-                place(str(option), module, current, choice.name)
-                for option, module in zip(choice.options, candidates, strict=True)
-            ]
-            names = map(str, choice.options)
-            layers[choice.name] = {name: one for name, (one, _) in zip(names, found, strict=True)}
-            current = found[0][1]
-    tail, current = place("tail", network.tail, current, "tail")
-    head, _ = place("neck and head", nn.Sequential(model.neck, model.head), current, "head")
-    return layers, [stem, tail, head], modules
-
-
-def _paths(layers: Mapping[str, Mapping[str, _Place]], number: int) -> list[list[_Place]]:
+def _paths(layers: Mapping[str, Mapping[str, Place]], number: int) -> list[list[Place]]:
     """Paths that together hold every candidate of every choice, shuffled anew for each round."""
     rng = python_rng(0, "latency paths", number)
     columns = []
@@ -289,7 +295,7 @@ def _paths(layers: Mapping[str, Mapping[str, _Place]], number: int) -> list[list
     return [[column[n % len(column)] for column in columns] for n in range(widest)]
 
 
-def _walk(path: Sequence[_Place], x: torch.Tensor, device: torch.device) -> list[tuple[str, float]]:
+def _walk(path: Sequence[Place], x: torch.Tensor, device: torch.device) -> list[tuple[str, float]]:
     """Run the modules one after another: each one's key and milliseconds."""
     found = []
     _synchronize(device)
@@ -299,7 +305,3 @@ def _walk(path: Sequence[_Place], x: torch.Tensor, device: torch.device) -> list
         _synchronize(device)
         found.append((key, (time.perf_counter() - before) * 1e3))
     return found
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -88,6 +88,9 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
         device=device_of(config.device),
     )
     _check_fit(config, space, resolved.task, resolved.parts, supernet=method is not None)
+    for estimator in estimators:
+        if hasattr(estimator, "check"):
+            estimator.check(space, resolved.task, resolved.parts)
     return resolved
 
 

@@ -8,8 +8,11 @@ import torch
 
 from archloom.architecture import Architecture
 from archloom.estimator import INHERITED, STATIC, Context, Metric
-from archloom.latency import LatencyTable, build_table, measure
+from archloom.latency import LatencyTable, build_table, measure, table_name
+from archloom.model import ModelParts
 from archloom.randomness import torch_rng
+from archloom.space import SearchSpace
+from archloom.task import Task
 
 
 class MeasuredLatency:
@@ -45,8 +48,9 @@ class MeasuredLatency:
 class TableLatency:
     """Milliseconds as the sum of a table's entries.
 
-    table: a file that `archloom latency build` wrote; without one the table is measured once on this device,
-    with `batch` images and `runs` timed calls, and kept with the run.
+    table: a file that `archloom latency build` wrote, for this space at this size of images; the run keeps a copy of
+    it, and goes by that. Without one the table is measured once on this device, with `batch` images and `runs` timed
+    calls, and kept with the run.
     """
 
     metrics = (Metric("latency.table", "ms", "min"),)
@@ -54,19 +58,25 @@ class TableLatency:
 
     def __init__(self, *, table: str | None = None, batch: int = 1, runs: int = 20) -> None:
         self.batch, self.runs = batch, runs
-        self.given = LatencyTable.read(table) if table else None
+        self.path, self.given = table, LatencyTable.read(table) if table else None
         self._built: LatencyTable | None = None
+
+    def check(self, space: SearchSpace, task: Task, model: ModelParts) -> None:
+        """Refuse a table of another space, or of images of another size."""
+        if self.given is not None:
+            self.given.check(space, tuple(task.shape), len(task.classes), model)
 
     def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
         return {"latency.table": self._table(context).latency(architecture)}
 
     def _table(self, context: Context) -> LatencyTable:
-        if self.given is not None:
-            return self.given.check(context.space)
         if self._built is None:
-            self._built = LatencyTable.from_json(
-                context.recorded("latency_table", lambda: self._measure(context))
-            )
+            if self.path is not None and self.given is not None:
+                self.check(context.space, context.task, context.model)
+                made = context.recorded(table_name(self.path), self.given.to_json)
+            else:
+                made = context.recorded("latency_table", lambda: self._measure(context))
+            self._built = LatencyTable.from_json(made, "the run's latency table")
         return self._built
 
     def _measure(self, context: Context) -> object:

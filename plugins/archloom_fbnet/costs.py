@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from archloom.cost import count
+from archloom.documents import parse_json, read_text
 from archloom.errors import ConfigError
-from archloom.latency import LatencyTable, Setting, Timing, build_table
+from archloom.latency import LatencyTable, Setting, Timing, build_table, table_name
 from archloom.model import Model, ModelParts, call_on_meta, evaluating
 from archloom.supernet import SharedChoice, Supernet
 
@@ -54,6 +54,21 @@ def latency_costs(table: LatencyTable, space: Any, unit: Unit) -> CostTable:
     names = [choice.name for choice in space.choices if choice.name in table.check(space).layers]
     costs = {name: [factor * cost for cost in table.costs(name)] for name in names}
     return CostTable(unit, costs, factor * table.base)
+
+
+def given_costs(
+    path: str,
+    space: Any,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    parts: ModelParts,
+    recorded: Callable[[str, Callable[[], Any]], Any],
+    unit: Unit,
+) -> CostTable:
+    """Latency by a file's table, which must hold for the space at this geometry; the run keeps it as it was."""
+    table = read_table(path, space).check(space, shape, num_classes, parts)
+    made = recorded(table_name(path), table.to_json)
+    return latency_costs(LatencyTable.from_json(made, f"the run's copy of {path}"), space, unit)
 
 
 def measured_costs(
@@ -119,15 +134,9 @@ def read_table(path: str | Path, space: Any) -> LatencyTable:
     The text format has neither stem nor head, no spread and no setting. Raises ConfigError for a file
     that is neither, or that does not have the space's layers and candidates in the space's order.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the latency table {path}: {error}") from error
+    text = read_text(path, "the latency table")
     if text.lstrip().startswith("{"):
-        try:
-            return LatencyTable.from_json(json.loads(text), str(path)).check(space)
-        except ValueError as error:
-            raise ConfigError(f"the latency table {path} is no JSON: {error}") from error
+        return LatencyTable.from_json(parse_json(text, f"the latency table {path}"), str(path)).check(space)
     lines = [line.split() for line in text.splitlines() if line.strip()]
     names, rows = (lines[0], lines[1:]) if lines else ([], [])
     if len(rows) != len(space.choices):

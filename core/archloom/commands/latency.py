@@ -121,7 +121,7 @@ def _table(path: Path | None, space: Any, task: Any, device: Any, batch: int | N
     if path is None:
         shape, classes = tuple(task.shape), len(task.classes)
         return build_table(space, shape, classes, device=device, batch=batch or 1, runs=runs)
-    known = LatencyTable.read(path).check(space)
+    known = LatencyTable.read(path).check(space, tuple(task.shape), len(task.classes))
     _same_setting(known.setting, device, batch or known.setting.batch)
     return known
 
