@@ -7,6 +7,7 @@ import torch
 import torchvision.models
 from torch import nn
 
+import archloom
 from archloom.assembly import build_model
 from archloom.errors import ConfigError, UnknownName
 from archloom.model import output_shape
@@ -338,3 +339,56 @@ def test_7_any_submodule_of_torchvision_and_timm_can_be_frozen():
     pytest.importorskip("timm")
     names = moved(TimmBackbone(name="resnet18", frozen=["network.layer4"], norm_eval=True))
     assert not any(name.startswith("network.layer4") or "running" in name for name in names)
+
+
+# -- weights for colour, images in grey -------------------------------------------------------------------
+
+
+class Colour:
+    name, shape, classes = "colour", (3, 64, 64), ("a", "b")
+
+
+class Grey:
+    name, shape, classes = "grey", (1, 64, 64), ("a", "b")
+
+
+class Spectral:
+    name, shape, classes = "spectral", (6, 64, 64), ("a", "b")
+
+
+def saved(network, path):
+    torch.save(network.state_dict(), path)
+    return str(path)
+
+
+COLOURED = {
+    "ResNet": ({"type": "ResNet", "depth": 18}, lambda: torchvision.models.resnet18(weights=None)),
+    "torchvision": (
+        {"type": "torchvision", "name": "mobilenet_v3_small", "out_indices": [0, -1]},
+        lambda: torchvision.models.mobilenet_v3_small(weights=None),
+    ),
+    "timm": (
+        {"type": "timm", "name": "resnet18d"},
+        lambda: pytest.importorskip("timm").create_model("resnet18d"),
+    ),
+    "architecture": (
+        {"type": "architecture", "name": "fbnet_96_035_1"},
+        lambda: archloom.build("fbnet_96_035_1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("task", [Grey, Spectral])
+@pytest.mark.parametrize("kind", COLOURED)
+def test_weights_for_colour_give_grey_images_what_the_same_images_in_colour_get(kind, task, tmp_path, caplog):
+    section, network = COLOURED[kind]
+    section = section | {"weights": saved(network(), tmp_path / "weights.pt")}
+    host, x = Host(), torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = []
+    for each in (Colour, task):
+        backbone = build_model({"backbone": section, "head": "LinearClsHead"}, each(), host).backbone.eval()
+        with torch.no_grad():
+            maps = backbone(x.expand(-1, each.shape[0], -1, -1))
+        found.append(maps if isinstance(maps, torch.Tensor) else maps[-1])
+    assert torch.allclose(*found, rtol=1e-3, atol=1e-4 * float(found[0].abs().max()))
+    assert "the stem's three input channels were" in caplog.text
