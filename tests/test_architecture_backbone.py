@@ -109,7 +109,8 @@ def test_weights_in_another_implementations_names_are_loaded(tmp_path):
     model = build_model(section, Pictures(), HOST, seed=1)
     (known,) = model.weight_formats
     assert known.theirs("backbone.stem.conv.weight") == "first.conv.weight"
-    state = {known.theirs(key): value for key, value in model.state_dict().items() if "backbone." in key}
+    named = ((known.theirs(key), value) for key, value in model.state_dict().items() if "backbone." in key)
+    state = {key: value for key, value in named if key is not None}
     state["head.weight"] = torch.zeros(1000, 5)
     torch.save(state, tmp_path / "theirs.pt")
     section["backbone"]["weights"] = str(tmp_path / "theirs.pt")

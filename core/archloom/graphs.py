@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar, get_type_hints
 
+import torch
+
+__all__ = ["is_scripting", "typed"]
+
+is_scripting: Callable[[], bool] = torch.jit.is_scripting  # type: ignore[attr-defined]
+"""Whether TorchScript compiles this code. It leaves out the branch of an `if` that is not taken then."""
+
 F = TypeVar("F", bound=Callable[..., object])
 
 

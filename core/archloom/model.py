@@ -7,7 +7,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from .architecture import Architecture
 from .errors import ArchloomError, ConfigError
+from .graphs import is_scripting
 from .randomness import forked_rng
 from .space import SearchSpace, WeightFormat, check, input_shape, weight_formats
 from .task import Task
@@ -64,20 +65,28 @@ class Model(nn.Module):
         return Model(backbone, *(copy.deepcopy(part) for part in (self.neck, self.head, self.loss)))
 
 
-Features = Tensor | tuple[Tensor, ...]
-"""What backbones and necks give: one tensor, or several of different depth, the deepest last."""
+if TYPE_CHECKING:
+    Features = Tensor | tuple[Tensor, ...]
+    """What backbones and necks give: one tensor, or several of different depth, the deepest last."""
+else:
+    Features = (
+        Tensor  # TorchScript, which reads annotations as it runs, has no such union: it is given one tensor
+    )
 
 
 def deepest(features: Features) -> Tensor:
     """The last of several, or the only one: what a head classifies by."""
-    return features if isinstance(features, Tensor) else features[-1]
+    return features[-1] if isinstance(features, tuple | list) else features
 
 
 class GlobalAverage(nn.Module):
     """(N, C, H, W) -> (N, C), the mean over the image; of a tuple, each by itself."""
 
     def forward(self, x: Features) -> Features:
-        return x.mean((2, 3)) if isinstance(x, Tensor) else tuple(each.mean((2, 3)) for each in x)
+        if not is_scripting():  # noqa: SIM102 - TorchScript leaves out a branch, not half of a condition
+            if isinstance(x, tuple | list):
+                return tuple(each.mean((2, 3)) for each in x)
+        return x.mean((2, 3))  # type: ignore[union-attr]
 
 
 class LinearHead(nn.Module):
@@ -88,7 +97,9 @@ class LinearHead(nn.Module):
         self.dropout, self.fc = nn.Dropout(dropout), nn.Linear(in_channels, num_classes)
 
     def forward(self, x: Features) -> Tensor:
-        return self.fc(self.dropout(deepest(x)))
+        if not is_scripting():
+            x = deepest(x)
+        return self.fc(self.dropout(x))
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
+import torch
+from timm.models import _registry, generate_default_cfgs, register_model
 from timm.models._builder import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from .errors import ConfigError
+from .graphs import typed
 from .model import Features, GlobalAverage, deepest
 from .plugins import Host
 from .source import Source, open_source, source_of
@@ -37,8 +39,8 @@ class TimmNetwork(nn.Module):
 
     document: what architecture.json or model.yaml holds. num_classes: the document's own unless given; 0 for pooled
     features. in_chans: as the document says, or another number where the network's space takes it.
-    global_pool: "" for feature maps, with `num_classes=0`. features: `feature_info` has one entry for each resolution
-    that the network passes through.
+    global_pool: "" for feature maps, with `num_classes=0`. device, dtype: where and as what its numbers are made.
+    features: `feature_info` has one entry for each resolution that the network passes through.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class TimmNetwork(nn.Module):
         drop_rate: float | None = None,
         seed: int = 0,
         host: Host | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         source = source_of(_with_channels(document, in_chans), host or Host())
@@ -70,7 +74,7 @@ class TimmNetwork(nn.Module):
             }
             for step in points
         ]
-        self.num_features = points[-1].shape[0]
+        self.num_features, self.pool_size = points[-1].shape[0], points[-1].shape[1:]
         self.head_hidden_size = getattr(self.get_classifier(), "in_features", self.num_features)
         if drop_rate is not None:
             for module in self.head.modules():
@@ -78,6 +82,7 @@ class TimmNetwork(nn.Module):
                     module.p = drop_rate
         if num_classes == 0 or global_pool is not None:
             self.reset_classifier(self.num_classes if num_classes is None else num_classes, global_pool)
+        self.to(device, dtype)
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
@@ -100,9 +105,9 @@ class TimmNetwork(nn.Module):
         fresh: nn.Module = nn.Identity()
         if num_classes:
             fresh = nn.Linear(self.head_hidden_size, num_classes, device=like.device, dtype=like.dtype)
-        setattr(where, attribute, fresh)
+        setattr(where, attribute, fresh.train(self.training))
         if global_pool is not None:
-            self.neck = nn.Identity() if global_pool == "" else GlobalAverage()
+            self.neck = (nn.Identity() if global_pool == "" else GlobalAverage()).train(self.training)
         self.num_classes = num_classes
 
     def forward_features(self, x: Tensor) -> Features:
@@ -125,8 +130,9 @@ class TimmNetwork(nn.Module):
             handle.remove()
         return deepest(given[-1])
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+        return self.head(self.neck(self.backbone(x)))
 
     def forward_intermediates(
         self,
@@ -197,6 +203,7 @@ def pretrained_cfg(
     known = {"input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"}
     cfg = {
         "input_size": list(network.shape),
+        "pool_size": list(network.pool_size),
         "num_classes": network.num_classes,
         "first_conv": next(convolutions, None),
         "classifier": classifier_name(network.head),
@@ -238,7 +245,14 @@ def _create(name: str, document: Document, pretrained: bool, host: Host | None, 
     )
 
 
-@register_model
+def _unlisted(entry: Any) -> Any:
+    """Register an entry that nobody can make without a document, so that it is in no list of all models."""
+    register_model(entry)
+    _registry._deprecated_models[entry.__name__] = None
+    return entry
+
+
+@_unlisted
 def archloom(pretrained: bool = False, *, document: Document, **kwargs: Any) -> nn.Module:
     """Any network of archloom, from its document.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from archloom.errors import ConfigError
 from archloom.exporting.checking import logits_of
@@ -108,3 +111,51 @@ def test_a_head_without_a_linear_layer_cannot_be_replaced(host):
 def test_a_weights_file_that_is_not_there_is_told_at_once(folder, host, tmp_path):
     with pytest.raises(ConfigError, match="there is no weights file"):
         timm_models.register_timm(folder, "x", weights=tmp_path / "gone.pt", host=host)
+
+
+def test_every_listed_model_of_ours_can_be_made_and_the_entry_that_needs_a_document_is_in_no_list(name):
+    assert "archloom" not in timm.list_models()
+    assert timm.is_model("archloom")
+    for listed in timm.list_models("archloom_*"):
+        assert timm.create_model(listed).num_classes > 0
+
+
+def test_the_default_configuration_says_what_timms_own_say(host):
+    name = timm_models.register_timm("efficientnet-b0", "config test", host=host)
+    model = timm.create_model(name, device="meta", dtype=torch.float64)
+    cfg = model.default_cfg
+    assert cfg["input_size"] == [3, 224, 224]
+    assert cfg["pool_size"] == [7, 7]
+    assert cfg["num_classes"] == 1000
+    assert f"{cfg['first_conv']}.weight" in model.state_dict()
+    assert f"{cfg['classifier']}.weight" in model.state_dict()
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.float64)}
+    with pytest.raises(TypeError):
+        timm.create_model(name, not_an_argument=1)
+
+
+def test_parts_that_are_put_in_later_have_the_networks_mode_device_and_type(name):
+    model = timm.create_model(name).eval().to("meta", torch.float64)
+    model.reset_classifier(0, "")
+    model.reset_classifier(3, "avg")
+    assert not any(module.training for module in model.modules())
+    assert {(p.device.type, p.dtype) for p in model.get_classifier().parameters()} == {
+        ("meta", torch.float64)
+    }
+
+
+@pytest.mark.parametrize("source", ["efficientnet-b0"])
+def test_a_model_is_scripted_and_traced_by_torch_fx(source, host):
+    name = timm_models.register_timm(source, f"graph {source}", host=host)
+    model = timm.create_model(name, num_classes=7).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and timm's users still ask for it
+        wanted = model(images)
+        made = [torch.jit.script(model), torch.fx.symbolic_trace(model)]
+        made.append(torch.jit.script(made[1]))
+        for graph in made:
+            torch.testing.assert_close(graph(images), wanted, atol=1e-5, rtol=1e-4)
+        names = get_graph_node_names(model)[1]
+        extracted = create_feature_extractor(model, return_nodes={names[-1]: "logits"})
+        torch.testing.assert_close(extracted(images)["logits"], wanted, atol=1e-5, rtol=1e-4)
