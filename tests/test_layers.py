@@ -16,8 +16,9 @@ CORE, PLUGINS = ROOT / "core" / "archloom", ROOT / "plugins"
 ROWS = [  # from the bottom up; a module imports from its own row and from those below
     # package.module is a part of a package that stands above the rest of it
     "graphs",
-    "observing standing streams",
-    "randomness trial errors documents processes architecture ops kernels ranks losses augmentation",
+    "observing standing streams errors randomness",
+    "drawing surroundings",
+    "trial documents processes architecture ops kernels ranks losses augmentation",
     "locking eventlog history",
     "plugin_files splitting",
     "latency latency_places model space supernet task",

@@ -11,10 +11,10 @@ from torch import nn
 from .backbone import OPTIONS, Backbone, backbone_of
 from .config import ModelConfig, Part, parse_model
 from .documents import read_yaml
+from .drawing import own_rng
 from .errors import ArchloomError, ConfigError, UnknownName
 from .model import Model, evaluating, output_shape
 from .plugins import Host
-from .randomness import forked_rng
 from .resolve import checked_component, model_parts
 from .zoo import Found, find
 
@@ -62,7 +62,7 @@ def build_model(
         )
     parts = model_parts(host, config.model_copy(update={"backbone": None}))
     name = f"backbone '{config.backbone.type}'"
-    with forked_rng(seed, "backbone"):
+    with own_rng(seed, "backbone"):
         made = _backbone(config.backbone, task, host)
     backbone = made.module
     channels, height, width = task.shape

@@ -20,6 +20,7 @@ from .errors import ConfigError, shown
 from .latency_places import Geometry, Place, places
 from .model import ModelParts, evaluating
 from .randomness import python_rng, torch_rng
+from .surroundings import plainly
 
 FORMAT = "archloom latency table 1"
 
@@ -59,6 +60,7 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+@plainly
 def measure(
     module: nn.Module,
     *inputs: Any,
@@ -247,6 +249,7 @@ def _is_time(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
+@plainly
 def build_table(
     space: Any,
     shape: tuple[int, int, int],

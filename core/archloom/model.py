@@ -15,9 +15,9 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from .architecture import Architecture
+from .drawing import own_rng
 from .errors import ArchloomError, ConfigError
 from .graphs import is_scripting
-from .randomness import forked_rng
 from .space import SearchSpace, WeightFormat, check, input_shape, weight_formats
 from .task import Task
 
@@ -131,7 +131,7 @@ class ModelParts:
             raise ConfigError(f"num_classes must be at least 1, not {num_classes}")
         with evaluating(backbone), torch.no_grad():
             maps = call_on_meta(_Bound(backbone, selection), meta_image(backbone, shape))
-        with forked_rng(seed, "neck and head"):
+        with own_rng(seed, "neck and head"):
             neck = _made("neck", self.neck)
             features = _traced("neck", neck, maps, f"what the backbone {type(backbone).__name__} gives")
             if not isinstance(features, Tensor | tuple) or deepest(features).ndim != 2:
@@ -245,7 +245,7 @@ def assemble(
 ) -> Model:
     """The whole model of one architecture for a task, weights drawn from `seed`."""
     architecture = check(space, architecture)
-    with forked_rng(seed, "backbone"):
+    with own_rng(seed, "backbone"):
         backbone = space.build(architecture)
     shape = input_shape(space, architecture, task)
     model = parts.assemble(backbone, shape=shape, num_classes=len(task.classes), seed=seed)

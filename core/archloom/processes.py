@@ -271,7 +271,7 @@ def check_main_guard() -> None:
 def _work(pipe: Connection, prepare: Callable[..., Callable[..., Any]], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    threading.Thread(target=_end_with_the_parent, name=f"{_NAME}'s parent", daemon=True).start()
     say: Say = lambda doing, limit: pipe.send(("says", doing, limit))
     do: Callable[..., Any] | None = None
     task: tuple[Any, ...] | None = None

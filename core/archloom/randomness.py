@@ -8,13 +8,18 @@ rank of a distributed run draw the same path without a message.
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
+import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger("archloom")
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -45,16 +50,67 @@ def torch_rng(seed: int, *purpose: str | int) -> torch.Generator:
 def forked_rng(seed: int, *purpose: str | int) -> Iterator[None]:
     """Seed PyTorch's global generators inside the block and give them back as they were.
 
-    For code that draws from global state and takes no generator: module initialization, dropout,
-    torchvision's transforms. The CPU's generator alone is kept and restored by hand, since that costs
-    microseconds; CUDA's are forked only once CUDA is in use.
+    For code that draws from global state and takes no generator, and is worth no detour: the training of networks with
+    dropout. Networks are built under `archloom.drawing.own_rng`. The CPU's generator alone is kept and restored by
+    hand, since that costs microseconds; CUDA's are forked only once CUDA is in use.
     """
     import torch
 
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
+        _Watch.look(torch.default_generator.get_state())
         # `default_generator` rather than `torch.manual_seed`: the latter also walks all backends
         torch.default_generator.manual_seed(derive_seed(seed, *purpose))
         for device in devices:
             torch.cuda.default_generators[device].manual_seed(derive_seed(seed, *purpose))
         yield
+
+
+def other_threads() -> bool:
+    """Whether code that is not ours may run in another thread of this process."""
+    ours = ("rich.", "tensorboard.")
+    return threading.active_count() > 1 and any(
+        thread is not threading.current_thread()
+        and not type(thread).__module__.startswith(ours)
+        and "archloom" not in thread.name
+        for thread in threading.enumerate()
+    )
+
+
+class _Watch:
+    """Does anybody else draw from PyTorch's global generator while a run uses it?
+
+    Each `forked_rng` gives the generator back as it was, so between two of them it stays the same.
+    """
+
+    state: torch.Tensor | None = None
+    watching = told = False
+
+    @classmethod
+    def look(cls, state: torch.Tensor) -> None:
+        """Compare the generator's state with that of the block before."""
+        if not cls.watching or cls.told or not other_threads():
+            return
+        if cls.state is not None and not state.equal(cls.state):
+            cls.told = True
+            logger.warning(_DRAWN)
+            with suppress(Exception):  # where warnings are errors: it is in log.txt
+                warnings.warn(_DRAWN, stacklevel=5)
+        cls.state = state
+
+
+_DRAWN = (
+    "other code draws from PyTorch's global random generator while this run uses it: another thread of this process, "
+    "or a plugin. A network with dropout draws from the same generator, so such a run may not be repeatable. Give that "
+    "code a torch.Generator of its own, or a process of its own"
+)
+
+
+@contextmanager
+def watched_rng() -> Iterator[None]:
+    """Warn once where other code draws from the global generator while the block runs."""
+    _Watch.watching, _Watch.told, _Watch.state = True, False, None
+    try:
+        yield
+    finally:
+        _Watch.watching, _Watch.state = False, None

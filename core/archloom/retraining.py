@@ -23,6 +23,7 @@ from .plugins import Host
 from .resolve import device_of
 from .run import load_checkpoint, write_atomically, write_json
 from .source import choose, open_source, plugins_beside
+from .surroundings import plainly, undisturbed
 from .task import SPLITS, Task, batches
 from .teacher import load_teacher
 from .training import Epoch, train
@@ -39,6 +40,7 @@ class Trained:
     metrics: Mapping[str, float]
 
 
+@undisturbed("a training")
 def retrain(
     source: str | Path,
     folder: str | Path | None = None,
@@ -198,6 +200,7 @@ def _finish(model: Model, task: Task, folder: Path, precision: str, device: Any)
     return metrics
 
 
+@plainly
 def evaluate(
     source: str | Path,
     weights: str | Path | None = None,

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .architecture import Architecture
+from .drawing import own_rng
 from .errors import SpaceError
 from .ops import mixed_sum
-from .randomness import forked_rng
 from .space import check
 
 
@@ -126,7 +126,7 @@ class Supernet(nn.Module):
             )
         self.space = space
         layers: dict[str, SharedChoice] = {}
-        with forked_rng(seed, "supernet"):
+        with own_rng(seed, "supernet"):
             for choice in space.choices:
                 options = [space.candidate(choice, option) for option in choice.options]
                 if all(option is None for option in options):
@@ -158,7 +158,7 @@ class Supernet(nn.Module):
     def extract(self, architecture: Architecture) -> nn.Module:
         """`space.build(architecture)` with this supernet's weights copied into it; the supernet is untouched."""
         architecture = check(self.space, architecture)
-        with forked_rng(0, "extract"):
+        with own_rng(0, "extract"):
             child: nn.Module = self.space.build(architecture)
         shared = self.network.state_dict()
         keys = self._child_keys(architecture, child)

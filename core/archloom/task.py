@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 from .augmentation import Policy
+from .drawing import Drawing
 from .errors import ConfigError, TaskError
-from .randomness import derive_seed, forked_rng, python_rng, torch_rng
+from .randomness import derive_seed, forked_rng, other_threads, python_rng, torch_rng
 from .ranks import Ranks
 from .splitting import apportion, lacking, stratified_sample, stratified_split
 
@@ -255,10 +256,13 @@ class _Seeded(Dataset[Any]):
         self.dataset, self.seed, self.epoch = dataset, seed, epoch
 
     def __getitems__(self, positions: Sequence[int]) -> list[Any]:
-        items = []
-        with kept_generators():
+        items, generator = [], torch.Generator()
+        # where other threads may draw meanwhile, this one draws from a generator of its own: the same numbers
+        own = Drawing(generator) if other_threads() else nullcontext()
+        with kept_generators(), own:
             for position in positions:
                 seed = derive_seed(self.seed, "sample", self.epoch, position)
+                generator.manual_seed(seed)
                 torch.default_generator.manual_seed(seed)
                 random.seed(seed)
                 np.random.seed(seed % 2**32)

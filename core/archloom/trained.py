@@ -13,6 +13,7 @@ from .model import Model
 from .plugins import Host
 from .resolve import device_of
 from .source import Source, choose, open_source, plugins_beside
+from .surroundings import plainly
 from .task import Task
 from .training import Recipe
 from .weightfiles import split_format
@@ -58,6 +59,7 @@ class Trained:
         return self.task
 
 
+@plainly
 def open_trained(
     source: str | Path,
     weights: str | Path | None = None,

@@ -10,10 +10,10 @@ from typing import Any
 from .architecture import Architecture
 from .config import ModelConfig, parse_model, parse_part
 from .documents import plain, reachable, read_json
+from .drawing import own_rng
 from .errors import ArchloomError, ConfigError, SpaceError, UnknownName, shown
 from .model import Model, ModelParts
 from .plugins import Entry, Host
-from .randomness import forked_rng
 from .resolve import model_parts
 from .space import NamedArchitecture, SearchSpace, check, weight_formats
 from .trust import beside
@@ -41,7 +41,7 @@ class Found:
         """The whole model, its weights drawn from `seed`."""
         count = num_classes if num_classes is not None else len(self.classes or ()) or 1000
         try:
-            with forked_rng(seed, "backbone"):
+            with own_rng(seed, "backbone"):
                 backbone = self.space.build(self.architecture)
             model = self.parts.assemble(backbone, shape=self.shape, num_classes=count, seed=seed)
         except ArchloomError:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from archloom.architecture import Architecture
+from archloom.drawing import own_rng
 from archloom.errors import SearchError
-from archloom.randomness import forked_rng
 from archloom.ranks import Ranks
 
 from .board import Board
@@ -56,7 +56,7 @@ class Teachers:
     ) -> None:
         self.runner, self.probe, self.pick, self.lr = runner, probe, pick, lr
         self.ranks, self.reference = ranks, reference
-        with forked_rng(seed, "meta network"):
+        with own_rng(seed, "meta network"):
             self.meta = MatchingNetwork(len(probe), num_classes).to(probe.device)
         self.theta = list(self.meta.parameters())
         self.optimizer = torch.optim.SGD(self.theta, lr=lr, momentum=momentum, nesterov=momentum > 0)

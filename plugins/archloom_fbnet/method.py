@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archloom.architecture import Architecture
+from archloom.drawing import own_rng
 from archloom.errors import ConfigError, SearchError, SpaceError
 from archloom.model import Model, ModelParts
 from archloom.randomness import derive_seed, forked_rng, python_rng, torch_rng
@@ -337,7 +338,7 @@ class FBNet:
             selection=(first,),
         )
         if self.reference:
-            with forked_rng(self.seed, "classifier"):
+            with own_rng(self.seed, "classifier"):
                 for module in model.head.modules():
                     if isinstance(module, nn.Linear):
                         nn.init.normal_(module.weight, 0, 0.01)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from archloom.architecture import Architecture
+from archloom.drawing import own_rng
 from archloom.errors import ConfigError, SpaceError
 from archloom.estimator import STATIC, Context, Metric
-from archloom.randomness import forked_rng
 from archloom.space import SearchSpace
 
 FORMAT = "archloom digits table 1"
@@ -77,7 +77,7 @@ class DigitsTable:
         if unknown := [code for code in ends if code not in self.rows]:
             raise ConfigError(f"{self.where} has no network '{unknown[0]}'; {written}")
         for code in ends:
-            with forked_rng(0, "digits_table"), torch.device("meta"):
+            with own_rng(0, "digits_table"), torch.device("meta"):
                 network = space.build(Architecture(dict(zip(names, code.split(), strict=True))))
             params = sum(p.numel() for p in network.parameters() if p.requires_grad)
             expected = self.rows[code]["params"] - self.document["classifier params"]

@@ -25,6 +25,7 @@ from ..plugins import Host
 from ..processes import check_main_guard
 from ..resolve import Resolved, resolve
 from ..run import Log, write_atomically, write_json
+from ..surroundings import undisturbed
 from .config import BASELINE, Comparison, parse_comparison, read_comparison
 from .page import page
 from .results import FORMAT, Direction, results, seconds
@@ -45,6 +46,7 @@ class Compared:
     environment: Mapping[str, Any]
 
 
+@undisturbed("a comparison")
 def compare(
     config: Comparison | Mapping[str, Any] | str | Path,
     folder: str | Path,

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import ConfigError, ExportError, UnknownName
 from ..randomness import torch_rng
 from ..run import write_json
+from ..surroundings import plainly
 from ..task import Task
 from ..trained import Trained, default_folder
 from . import folders, graphs
@@ -74,6 +75,7 @@ class Exported:
     checked_on: str
 
 
+@plainly
 def export(
     trained: Trained, format: str, folder: str | Path | None = None, *, batch: int | None = None
 ) -> Exported:

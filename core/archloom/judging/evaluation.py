@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..errors import ConfigError, SearchError, TaskError
 from ..model import places
+from ..surroundings import plainly
 from ..task import SPLITS, Split, batches
 from ..trained import Trained
 from ..training import precision_context
@@ -84,6 +85,7 @@ class Evaluation:
         }
 
 
+@plainly
 def evaluate(
     trained: Trained,
     *,

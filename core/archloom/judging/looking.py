@@ -19,6 +19,7 @@ from ..report import document
 from ..report.markup import BLUE, amount, axis, escaped, plot, section, table
 from ..run import write_atomically
 from ..steps import Step, stages, steps
+from ..surroundings import plainly
 from ..task import Task, batches
 from ..trained import Trained
 from ..training import Recipe, learning_rate
@@ -34,6 +35,7 @@ def need_cam() -> Any:
     return needed("pytorch_grad_cam", "cam", "a class-activation map")
 
 
+@plainly
 def class_activation(
     trained: Trained, predictions: Sequence[Prediction], folder: str | Path
 ) -> dict[Path, Path]:
@@ -192,6 +194,7 @@ def learning_rate_curve(recipe: Recipe, points: int = 400) -> tuple[list[float],
     return epochs, rates
 
 
+@plainly
 def look(trained: Trained, folder: str | Path, *, seed: int = 0) -> Path:
     """look.html in `folder`: the network drawn, its steps, augmented images, the learning rate. Returns its path.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, SearchError, TaskError
 from ..model import ranked
+from ..surroundings import plainly
 from ..trained import Trained
 from .images import image_input, reader
 
@@ -90,6 +91,7 @@ def opener(trained: Trained, resolution: int | None = None) -> Callable[[str | P
     return open_image
 
 
+@plainly
 def logits_of(trained: Trained, images: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, classes), on the CPU."""
     with torch.inference_mode():

@@ -33,6 +33,7 @@ from ..ranks import Ranks
 from ..report import write_ranking
 from ..run import Log, recorded, write_atomically, write_json
 from ..session.process import cpu_threads
+from ..surroundings import undisturbed
 from .agreement import Array, agreement, kendall, resampling
 from .config import RankConfig, as_rank
 from .plan import BASELINES, Plan, Predictor, make_plan
@@ -51,6 +52,7 @@ class Ranking:
     document: Mapping[str, Any]
 
 
+@undisturbed("a ranking")
 def rank(
     config: RankConfig | Mapping[str, Any] | str | Path,
     folder: str | Path | None = None,

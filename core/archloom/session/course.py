@@ -27,6 +27,7 @@ from ..resolve import Resolved, resolve
 from ..run import Run, recorded, write_atomically
 from ..standing import announced
 from ..strategy import Strategy, WeightSharing
+from ..surroundings import undisturbed
 from ..trial import Trial, since_anew
 from ..trust import keep
 from .batching import check_batches
@@ -50,6 +51,7 @@ from .result import Result
 logger = logging.getLogger("archloom")
 
 
+@undisturbed("a search")
 def search(
     config: SearchConfig | Mapping[str, Any] | str | Path,
     folder: str | Path | None = None,
@@ -70,6 +72,7 @@ def search(
     return _Session(resolved, claim, join(resolved.device), notify).run()
 
 
+@undisturbed("a search")
 def resume(
     folder: str | Path,
     *,
@@ -90,6 +93,7 @@ def resume(
     return _Session(resolved, partial(Folder.go_on, folder, SEARCH), join(resolved.device), notify).run()
 
 
+@undisturbed("a search")
 def search_or_resume(config: SearchConfig, folder: Path, *, host: Host) -> Result:
     """Run a search in `folder`, or go on with it where the same one was begun there."""
     resolved = resolve(config, host)
@@ -97,6 +101,7 @@ def search_or_resume(config: SearchConfig, folder: Path, *, host: Host) -> Resul
     return _Session(resolved, claim, join(resolved.device), lambda event: None).run()
 
 
+@undisturbed("a verdict")
 def verdict(
     folder: str | Path,
     *,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model import evaluating, places
+from ..surroundings import plainly
 from .precision import precision_context
 
 
@@ -74,6 +75,7 @@ def doubt(trained: float, judged: float, classes: int, images: int) -> str | Non
     return f"{gap}{chance}; train for more epochs, on more images, or with another lr"
 
 
+@plainly
 def evaluate(
     model: nn.Module,
     stream: Iterable[tuple[Tensor, Tensor]],

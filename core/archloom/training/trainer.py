@@ -16,6 +16,7 @@ from ..augmentation import mixing
 from ..losses import distillation
 from ..model import Model
 from ..randomness import derive_seed, forked_rng
+from ..surroundings import plainly
 from ..task import batches
 from .checkpoint import State
 from .optimization import Averaged, build_optimizer
@@ -60,6 +61,7 @@ class Trainer:
         if teacher is not None:
             teacher.to(device).eval()
 
+    @plainly
     def epoch(self, data: Any) -> dict[str, float]:
         """Train for an epoch; what it says of the training images."""
         recipe, number = self.recipe, self.state.done
