@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -248,6 +249,23 @@ def test_the_best_so_far_of_a_cost_only_falls(tmp_path):
         folder.trial([-macs], macs=macs)
     (best,) = folder.report().traces("best so far")
     assert list(zip(best["x"], best["y"], strict=True)) == [(0, 5.0), (2, 3.0), (3, 3.0)]
+
+
+def test_a_report_of_very_many_undominated_trials_is_written_at_once(tmp_path):
+    folder = Folder(tmp_path, objectives=["accuracy", "macs"])
+    folder.run.close()
+    propose = [{"event": "propose", "number": n, "architecture": FOUND} for n in range(3000)]
+    lines = []
+    for n, event in enumerate(propose):
+        metrics = {"accuracy": float(n), "macs": float(n)}
+        trial = Trial(n, Architecture({"stem": f"k{n}", "body": "k5"}), "ok", metrics, (n, -n))
+        lines += [event, {"event": "result", "active": 1.0, **trial.to_json()}]
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.writelines(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "log.sums").unlink(missing_ok=True)
+    started = time.process_time()
+    write_report(tmp_path)
+    assert time.process_time() - started < 3.0
 
 
 def test_several_objectives_without_a_pick_show_the_front_and_say_that_nothing_picks(tmp_path):

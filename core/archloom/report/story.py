@@ -103,13 +103,13 @@ class Story:
     def front(self) -> list[Trial]:
         return front(self.trials)
 
-    @property
+    @cached_property
     def finals(self) -> list[Mapping[str, Any]]:
         """The trainings of the last verdict; of each role, place and seed the last, since a run that is resumed with
         a larger budget may have found another network."""
         return list({(e["role"], e["index"], e["seed"]): e for e in self._of_verdict("final")}.values())
 
-    @property
+    @cached_property
     def failures(self) -> list[Mapping[str, Any]]:
         """The trainings of the last verdict that ended with an error and not with a figure later."""
         reached = {final["name"] for final in self.finals}
@@ -130,7 +130,7 @@ class Story:
             for (role, index), trainings in mine.items()
         ]
 
-    @property
+    @cached_property
     def objectives(self) -> list[Objective]:
         """The configured objectives; directions are read off the scores, which are metric or -metric."""
         ok = [trial for trial in self.trials if trial.scores is not None]
@@ -139,20 +139,20 @@ class Story:
             for i, name in enumerate(self.config.get("objectives", []))
         ]
 
-    @property
+    @cached_property
     def end(self) -> Mapping[str, Any] | None:
         """The event that ended the search, unless the run was started again after it."""
         last = [event for event in self.events if event["event"] in ("start", "end")]
         return last[-1] if last and last[-1]["event"] == "end" else None
 
-    @property
+    @cached_property
     def found(self) -> Architecture | None:
         """What the ended search found."""
         if self.end is None or self.document is None:
             return None
         return Architecture.from_json(self.document["architecture"])
 
-    @property
+    @cached_property
     def finished(self) -> bool:
         """Whether result.json is there and speaks of all that the log holds."""
         if self.result is None or self.end is None or self.result["trials"] != len(self.trials):
