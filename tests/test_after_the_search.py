@@ -15,6 +15,7 @@ import archloom
 from archloom.architecture import Architecture, Choice
 from archloom.errors import RunError
 from archloom.estimator import Metric
+from archloom.exporting.card import metrics_of_run
 from archloom.plugins import Host
 from archloom.report import write_report
 from archloom.report.story import Story
@@ -160,6 +161,11 @@ def test_a_verdict_is_made_anew_with_another_learning_rate(run, tmp_path):
     assert story.config["recipe"]["lr"] == 0.001
     text = (folder / "log.jsonl").read_text()
     assert text.count('"event": "propose"') == trials
+    metrics = metrics_of_run(folder, {"d0": 3, "d1": 0})
+    assert metrics["test.accuracy"] == next(
+        f["metrics"]["test.accuracy"] for f in story.finals if f["role"] == "found"
+    )
+    assert metrics != metrics_of_run(run[0], {"d0": 3, "d1": 0})
     # and back again: what was trained then is still there
     back = verdict(folder, overrides=("recipe={type: default, epochs: 1, batch_size: 64}",), host=fragile())
     assert back.groups[0] == run[1].groups[0]

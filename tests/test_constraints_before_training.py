@@ -102,10 +102,21 @@ class Rough:
         return {"rough": 10.0 + sum(decided)}
 
 
+class Drawn:
+    """Depends on a trial's seed, as what is measured with untrained weights does."""
+
+    metrics = (Metric("drawn", "1", "max"),)
+    expense, needs = STATIC, ()
+
+    def estimate(self, architecture: Architecture, context: Any) -> Mapping[str, float]:
+        return {"drawn": float(context.seed % 7)}
+
+
 class Plugin:
     @archloom.hookimpl
     def register_estimators(self, register: Any) -> None:
         register("rough", Rough)
+        register("drawn", Drawn)
 
 
 def asked(constraint: str, made: Host, **changes: Any) -> None:
@@ -116,6 +127,7 @@ def asked(constraint: str, made: Host, **changes: Any) -> None:
 def test_where_the_extreme_is_not_certain_nothing_is_refused():
     made = host(Plugin())
     asked("rough <= 1", made, estimators=["additive", "rough"])
+    asked("drawn >= 100", made, estimators=["additive", "drawn"])
     asked("rough <= 10", made, estimators=["additive", "rough"])
 
 

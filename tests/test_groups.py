@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from archloom.groups import Failure, Group, groups, judge, sentences
 from toys import digits
@@ -116,3 +118,39 @@ def test_what_failed_is_part_of_the_verdict():
         "the found network could not be trained, so nothing is said of it: ValueError: no such kernel",
     )
     assert Failure.from_json(failure("found").to_json()) == failure("found")
+
+
+ACCURACIES = st.lists(st.lists(st.integers(700, 999), min_size=3, max_size=3), min_size=2, max_size=5)
+
+
+def trainings(accuracies: list[list[int]], *, added: float = 0.0, unit: float = 1.0) -> list[dict[str, Any]]:
+    """Of the found network, the first, and of random ones, in tenths of a percent."""
+    return [
+        {
+            "role": "random, any cost" if index else "found",
+            "index": max(index - 1, 0),
+            "metrics": {
+                "test.accuracy": value / 10 + added,
+                "macs": (index + 1) * unit,
+                "params": (index + 1) * unit,
+                "latency.measured": unit,
+            },
+        }
+        for index, values in enumerate(accuracies)
+        for value in values
+    ]
+
+
+@given(ACCURACIES, st.sampled_from([-60.0, -12.5, 0.1]), st.sampled_from([1e-9, 1e9]), st.randoms())
+def test_neither_order_nor_units_nor_an_added_constant_changes_the_verdict(accuracies, added, unit, rng):
+    """A constant that is added may take a gap over the border by its rounding alone, so whole tenths are compared."""
+    plain = judge(*groups(trainings(accuracies)))
+    events = trainings(accuracies, unit=unit)
+    # the roles' order is that of the first of each
+    found, random = events[:3], events[3:]
+    rng.shuffle(found)
+    rng.shuffle(random)
+    assert judge(*groups(found + random)) == plain
+    shifted = judge(*groups(trainings(accuracies, added=added)))
+    words = lambda said: said.split(":")[0]
+    assert words(shifted) == words(plain)

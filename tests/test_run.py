@@ -518,6 +518,10 @@ def test_a_configuration_whose_parts_do_not_fit_is_refused_before_a_folder_is_ma
         ({"objectives": ["sum", "sum"]}, "'objectives' names 'sum' twice"),
         ({"constraints": ["sum <= 2", "sum >= 3"]}, "'sum >= 3' and 'sum <= 2' leave no value between them"),
         ({"constraints": ["sum < 2", "sum >= 2"]}, "'sum >= 2' and 'sum < 2' leave no value"),
+        (
+            {"estimators": ["additive", "accuracy"], "verdict": {"seeds": 1, "cost": "accuracy.trained"}},
+            "verdict.cost is 'accuracy.trained', which takes training",
+        ),
         ({"budget": {"epochs": 3}}, "the budget counts epochs, and nothing here trains"),
     ]:
         with pytest.raises(ConfigError, match=message):

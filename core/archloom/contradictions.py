@@ -22,13 +22,23 @@ def check_together(
         if config.objectives.count(name) > 1:
             raise ConfigError(f"'objectives' names '{name}' twice; keep one of them")
     _check_bounds(constraints)
-    budget = config.budget
-    trains = supernet or any(getattr(one, "epochs", 0) or hasattr(one, "epochs_at") for one in estimators)
+    budget, trains = config.budget, supernet or any(_trains(one) for one in estimators)
     if budget.epochs is not None and budget.trials is None and budget.seconds is None and not trains:
         raise ConfigError(
             "the budget counts epochs, and nothing here trains, so it would never be spent; write budget.trials or "
             "budget.seconds"
         )
+
+    pricer = next((e for e in estimators if config.verdict.cost in [m.name for m in e.metrics]), None)
+    if config.verdict.seeds and pricer and (_trains(pricer) or "supernet" in getattr(pricer, "needs", ())):
+        raise ConfigError(
+            f"verdict.cost is '{config.verdict.cost}', which takes training, and many random networks are asked for "
+            "their cost; name a metric that is counted, looked up or timed"
+        )
+
+
+def _trains(estimator: Estimator) -> bool:
+    return bool(getattr(estimator, "epochs", 0)) or hasattr(estimator, "epochs_at")
 
 
 def _check_bounds(constraints: Sequence[Constraint]) -> None:

@@ -63,14 +63,24 @@ def metrics_beside(trained: Trained) -> dict[str, float]:
     if (folder / "metrics.json").is_file():
         found: dict[str, float] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         return found
-    if (folder / "log.jsonl").is_file():  # a run: its weights are those of the found network's first training
-        network = trained.source.document.get("architecture")
-        for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
-            event = json.loads(line) if '"final"' in line else {}
-            if event.get("role") == "found" and event["architecture"] == network:
-                own = ("validation.", "test.")
-                return {name: value for name, value in event["metrics"].items() if name.startswith(own)}
+    if (folder / "log.jsonl").is_file():
+        return metrics_of_run(folder, trained.source.document.get("architecture"))
     return {}
+
+
+def metrics_of_run(folder: Path, network: Any) -> dict[str, float]:
+    """Of the found network's first training in a run's last verdict, whose weights lie beside it; else nothing."""
+    metrics: dict[str, dict[str, float]] = {}
+    names: list[str] | None = None
+    for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        event = json.loads(line) if '"final"' in line or '"verdict"' in line else {}
+        if event.get("event") == "verdict":
+            names = event["names"]
+        elif event.get("role") == "found" and event["architecture"] == network:
+            metrics.setdefault(event["name"], event["metrics"])
+    own = ("validation.", "test.")
+    of_verdict = [of for name, of in metrics.items() if names is None or name in names]
+    return {name: value for of in of_verdict[:1] for name, value in of.items() if name.startswith(own)}
 
 
 def write_card(path: Path, trained: Trained, facts: Mapping[str, Any]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..architecture import Architecture
 from ..errors import SearchError
@@ -32,8 +34,19 @@ def check_constraints(r: Resolved, context: Context) -> None:
             for estimator in r.estimators
             if estimator.expense == STATIC and constraint.metric in [m.name for m in estimator.metrics]
         ]
-        if counting:
-            _check(r.space, constraint, _value(counting[0], constraint, context), r.config.seed)
+        rng = python_rng(r.config.seed, "constraints")
+        if counting and not _drawn(counting[0], constraint.metric, sample(r.space, rng), context):
+            _check(r.space, constraint, _value(counting[0], constraint, context), rng)
+
+
+def _drawn(estimator: Estimator, metric: str, architecture: Architecture, context: Context) -> bool:
+    """Whether the metric depends on a trial's seed, as a proxy's does: then no value of it is the network's own."""
+    try:
+        values = [estimator.estimate(architecture, replace(context, seed=seed))[metric] for seed in (0, 1)]
+    except Exception as error:  # the search will record it, for each network that it happens to
+        logger.info("%s of %s: %s", metric, architecture, error)
+        return False
+    return values[0] != values[1]
 
 
 def _value(estimator: Estimator, constraint: Constraint, context: Context) -> Value:
@@ -55,8 +68,7 @@ def _value(estimator: Estimator, constraint: Constraint, context: Context) -> Va
     return value
 
 
-def _check(space: SearchSpace, constraint: Constraint, value: Value, seed: int) -> None:
-    rng = python_rng(seed, "constraints")
+def _check(space: SearchSpace, constraint: Constraint, value: Value, rng: random.Random) -> None:
     sign = 1.0 if constraint.sign in ("<=", "<") else -1.0
     holds = lambda architecture: (
         math.isfinite(value(architecture)) and constraint.holds(sign * value(architecture))
