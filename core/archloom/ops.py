@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torch.utils._device import DeviceContext
 
 from . import kernels
 from .kernels.norms import TENSORS, affine_parameters, normalizes_batch, track
@@ -56,20 +57,31 @@ def _within_caches(tensors: int, x: Tensor) -> bool:
 
 _ON_CPU = "cpu" in _DEVICES
 _transforming, _tracing = torch._C._are_functorch_transforms_active, torch._C._get_tracing_state
+_compiler = (
+    torch.compiler
+)  # its flag, and not the function around it: that takes as long as half of a small op's checks
+_modes, _mode = torch._C._len_torch_function_stack, torch._C._get_function_stack_at
 
 
 def transformed() -> bool:
     """Whether more is asked of an operation than its value and gradients.
 
-    Under a torch.func transform, in forward-mode differentiation, and in a graph that is made to be run elsewhere,
-    where sizes may be free and the operators unknown. Only PyTorch's own operations have all of that.
+    Under a torch.func transform, in forward-mode differentiation, where a mode looks at every function that is
+    called, and in a graph that is made to be run elsewhere, where sizes may be free and the operators unknown. Only
+    PyTorch's own operations have all of that.
     """
     return (
         _transforming()
         or forward_ad._current_level >= 0
+        or (_modes() > 0 and _watched())
         or _tracing() is not None
-        or torch.compiler.is_exporting()
+        or _compiler._is_exporting_flag
     )
+
+
+def _watched() -> bool:
+    """Whether a mode sees the functions that are called; one that only places new tensors does not look."""
+    return any(type(_mode(k)) is not DeviceContext for k in range(_modes()))
 
 
 def _compiled(x: Tensor) -> bool:
@@ -81,9 +93,13 @@ def _compiled(x: Tensor) -> bool:
     return False
 
 
-def _sizes_are_free() -> bool:
-    """Whether a graph is recorded that sizes other than these will run through: a look at them would bind it."""
-    return _tracing() is not None or torch.compiler.is_exporting()
+def _is_small(x: Tensor, limit: int) -> bool:
+    """Whether x is left to PyTorch for its size, which nobody may look at who records a graph for other sizes."""
+    return (
+        _ON_CPU
+        and type(x) in TENSORS
+        and (_tracing() is not None or _compiler._is_exporting_flag or x.numel() < limit)
+    )
 
 
 def swish_ref(x: Tensor) -> Tensor:
@@ -92,7 +108,7 @@ def swish_ref(x: Tensor) -> Tensor:
 
 def swish(x: Tensor) -> Tensor:
     """x * sigmoid(x), any shape; saves x alone for the backward, and can be differentiated twice."""
-    if not _compiled(x) or x.numel() < SMALL:
+    if _is_small(x, SMALL) or not _compiled(x) or x.numel() < SMALL:
         return swish_ref(x)
     return compiled.swish(x)
 
@@ -104,14 +120,15 @@ def _keep_scale(
 
     Drawn where the generator lives (a CPU generator gives every device the same), else on x's device.
     """
-    at = x.device if generator is None else generator.device
-    scale = torch.empty((x.shape[0], *ones), device=at, dtype=dtype)
+    keep, shape = 1 - p, (x.shape[0], *ones)
     if _transforming():  # the same numbers, as a new tensor: vmap may want others for each of its samples
-        scale = torch.bernoulli(scale, 1 - p, generator=generator)
-    else:
-        scale.bernoulli_(1 - p, generator=generator)
-    scale.div_(1 - p)
-    return scale if generator is None else scale.to(x.device)
+        at = x.device if generator is None else generator.device
+        empty = torch.empty(shape, device=at, dtype=dtype)
+        return torch.bernoulli(empty, keep, generator=generator).div_(keep).to(x.device)
+    if generator is None:
+        return x.new_empty(shape, dtype=dtype).bernoulli_(keep).div_(keep)
+    scale = torch.empty(shape, device=generator.device, dtype=dtype)
+    return scale.bernoulli_(keep, generator=generator).div_(keep).to(x.device)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
@@ -173,7 +190,7 @@ def drop_connect_add(
     ValueError for p outside [0, 1] or differing shapes.
     """
     _check_probability(p)
-    if _sizes_are_free():
+    if _tracing() is not None or _compiler._is_exporting_flag:
         return drop_connect_add_ref(x, skip, p, training, generator)
     if x.shape != skip.shape:
         raise ValueError(
@@ -207,7 +224,7 @@ def mixed_sum(xs: Sequence[Tensor | None], weights: Tensor) -> Tensor:
     xs: N tensors of one shape; None for a candidate that was not run (its weight counts as zero).
     weights: (N,). Gradients reach every x and every weight whose x is not None; they are deterministic.
     """
-    if _sizes_are_free():
+    if _tracing() is not None or _compiler._is_exporting_flag:
         return mixed_sum_ref(xs, weights)
     run, chosen = _run(xs, weights)
     if not (_takes(run, weights) and _agree(run)):
@@ -230,24 +247,26 @@ def _run(xs: Sequence[Tensor | None], weights: Tensor) -> tuple[list[Tensor], Te
 
 
 def _agree(xs: Sequence[Tensor]) -> bool:
-    """Whether all have one shape, dtype and device; anything else is left to PyTorch's promotion or error."""
+    """Whether all have the shape, dtype and device of the first, which the kernels take; anything else is left to
+    PyTorch's promotion or error.
+    """
     shape, dtype, device = xs[0].shape, xs[0].dtype, xs[0].device
-    for x in xs:
-        if x.shape != shape or x.dtype != dtype or x.device != device:
-            return False
-        if type(x) not in TENSORS or x.layout is not torch.strided:
+    tensors = TENSORS
+    for x in xs[1:]:
+        if x.shape != shape or x.dtype is not dtype or x.device != device or type(x) not in tensors:
             return False
     return True
 
 
 def _takes(xs: Sequence[Tensor], weights: Tensor) -> bool:
     """Whether the compiled kernels take so many: on CUDA their pointers travel as one kernel's arguments."""
-    return _compiled(xs[0]) and type(weights) in TENSORS and (xs[0].device.type != "cuda" or len(xs) <= 64)
+    return _compiled(xs[0]) and type(weights) in TENSORS and (len(xs) <= 64 or xs[0].device.type != "cuda")
 
 
 def _beside(weights: Tensor, x: Tensor) -> Tensor:
     """Weights on x's device and in the type that x is computed in."""
-    return weights.to(x.device, _compute_dtype(x))
+    dtype = _compute_dtype(x)
+    return weights if weights.dtype is dtype and weights.device == x.device else weights.to(x.device, dtype)
 
 
 def bn_mixed_sum_ref(
@@ -267,7 +286,7 @@ def bn_mixed_sum(
     that BatchNorm's backward does anyway. A norm in eval mode, with hooks, of another class or that would refuse its
     x runs itself; the others stay fused.
     """
-    if _sizes_are_free():
+    if _tracing() is not None or _compiler._is_exporting_flag:
         return bn_mixed_sum_ref(xs, weights, norms)
     run, chosen = _run(xs, weights)
     active = [norm for x, norm in zip(xs, norms, strict=True) if x is not None]
@@ -294,7 +313,7 @@ def _bn_mixed_sum(
     gammas, betas = [gamma for gamma, _ in affine], [beta for _, beta in affine]
     eps = [norm.eps for norm in norms]
     y, mean, var = compiled.bn_mixed_sum(xs, _beside(weights, x), gammas, betas, eps)
-    track(norms, mean.detach(), var.detach(), x.numel() // x.shape[1])
+    track(norms, mean, var, x.numel() // x.shape[1])
     return y
 
 
@@ -312,14 +331,15 @@ def bn_swish(x: Tensor, norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
         return bn_swish_ref(x, norm)
     gamma, beta = affine_parameters(norm, x)
     y, mean, var = compiled.bn_swish(x, gamma, beta, norm.eps)
-    track((norm,), mean.detach(), var.detach(), x.numel() // x.shape[1])
+    track((norm,), mean, var, x.numel() // x.shape[1])
     return y
 
 
 def scale_gate_ref(x: Tensor, s: Tensor) -> Tensor:
     gate = torch.sigmoid(s)
-    if s.dim() != x.dim():
-        gate = gate.reshape(*x.shape[:2], *[1] * (x.dim() - 2))
+    dimensions, own = x.dim(), s.dim()
+    if own != dimensions:
+        gate = gate.reshape(*(gate.shape if own == 2 else x.shape[:2]), *[1] * (dimensions - 2))
     return x * (gate if gate.dtype == x.dtype else gate.to(x.dtype))
 
 
@@ -328,7 +348,7 @@ def scale_gate(x: Tensor, s: Tensor) -> Tensor:
 
     Saves x and s, and computes the gate again in the backward.
     """
-    if _sizes_are_free():
+    if _tracing() is not None or _compiler._is_exporting_flag:
         return scale_gate_ref(x, s)
     sizes, gates = x.shape, s.shape
     fits = len(sizes) > 1 and len(gates) > 1 and gates[0] == sizes[0] and gates[1] == sizes[1]
@@ -337,7 +357,8 @@ def scale_gate(x: Tensor, s: Tensor) -> Tensor:
             f"scale_gate: x of shape {tuple(sizes)} needs s of shape (N, C) or (N, C, 1, ...), not {tuple(gates)}"
         )
     # on the CPU the forward is one product, bound by memory however it is written; the backward is not
-    forward_only = x.is_cpu and not torch.is_grad_enabled()
-    if forward_only or x.numel() < SMALL_GATE or s.device != x.device or not _compiled(x) or not _compiled(s):
+    if x.numel() < SMALL_GATE or (x.is_cpu and not torch.is_grad_enabled()):
+        return scale_gate_ref(x, s)
+    if s.device != x.device or not (_compiled(x) and _compiled(s)):
         return scale_gate_ref(x, s)
     return compiled.scale_gate(x, s)

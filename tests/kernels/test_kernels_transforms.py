@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 
 from archloom import ops
 from archloom.kernels.bench import saved_bytes
@@ -257,6 +258,36 @@ def test_a_tensor_of_another_class_sees_every_operation() -> None:
         y = call(x, copy.deepcopy(NORMS[0]))
         assert isinstance(y, Watched)
         assert {"batch_norm", "silu"} <= set(Watched.seen)
+
+
+@pytest.mark.usefixtures("compiled")
+@each_op
+def test_a_mode_sees_the_functions_of_the_reference(op: Op, reference: Op, args: Sequence[Tensor]) -> None:
+    class Watching(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    found = []
+    for call in (op, reference):
+        seen: list[Any] = []
+        with Watching():
+            call(*args)
+        found.append(
+            {func for func in seen if "Tensor.shape" not in str(func) and func.__name__ != "__get__"}
+        )
+    assert found[1] <= found[0]
+    assert not any("archloom" in str(func) for func in found[0])
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_default_device_is_nobody_who_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    inner = ops.compiled.swish
+    monkeypatch.setattr(ops.compiled, "swish", lambda x: (ran.append("swish"), inner(x))[1])
+    with torch.device("cpu"):
+        ops.swish(X)
+    assert ran == ["swish"]
 
 
 @pytest.mark.usefixtures("compiled")

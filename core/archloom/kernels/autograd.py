@@ -1,7 +1,7 @@
 """The gradients of the compiled operators. Each `setup` keeps what its `backward` needs and no more.
 
 A backward of which more is asked than a gradient (a batch of gradients, forward-mode derivatives, for some of them a
-further derivative) is PyTorch's own, of the operation in plain PyTorch.
+further derivative) is PyTorch's own, of the operation in plain PyTorch. `more=False` says that it is not asked for.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def _swish_setup(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(inputs[0])
 
 
-def swish_backward(ctx: Any, grad: Tensor) -> Tensor | None:
-    if _asks_more(grad):
+def swish_backward(ctx: Any, grad: Tensor, more: bool = True) -> Tensor | None:
+    if more and _asks_more(grad):
         return _plain(F.silu, ctx.saved_tensors, grad)[0]
     return _ops.swish_backward.default(grad, ctx.saved_tensors[0])
 
@@ -79,14 +79,16 @@ def _drop_connect_setup(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(inputs[-1])
 
 
-def drop_connect_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    if _asks_more(grad):
+def drop_connect_backward(ctx: Any, grad: Tensor, more: bool = True) -> tuple[Tensor, None]:
+    if more and _asks_more(grad):
         return grad * _per_sample(ctx.saved_tensors[0], grad), None
     return _ops.drop_connect.default(grad, ctx.saved_tensors[0]), None
 
 
-def drop_connect_add_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
-    return drop_connect_backward(ctx, grad)[0] if ctx.needs_input_grad[0] else None, grad, None
+def drop_connect_add_backward(
+    ctx: Any, grad: Tensor, more: bool = True
+) -> tuple[Tensor | None, Tensor, None]:
+    return drop_connect_backward(ctx, grad, more)[0] if ctx.needs_input_grad[0] else None, grad, None
 
 
 def mixed_sum_setup(ctx: Any, xs: Sequence[Tensor], weights: Tensor) -> None:
@@ -96,11 +98,11 @@ def mixed_sum_setup(ctx: Any, xs: Sequence[Tensor], weights: Tensor) -> None:
 
 
 def mixed_sum_backward(
-    ctx: Any, grad: Tensor, needs_xs: Sequence[bool]
+    ctx: Any, grad: Tensor, needs_xs: Sequence[bool], more: bool = True
 ) -> tuple[Sequence[Tensor | None], Tensor | None]:
     """(dxs, dweights), None for those that need none."""
     weights, *xs = ctx.saved_tensors
-    if _asks_more(grad) or (torch.is_grad_enabled() and not xs):
+    if more and (_asks_more(grad) or (torch.is_grad_enabled() and not xs)):
         if not xs:
             factors = weights.to(grad.dtype).unbind(0)
             return [grad * w if need else None for w, need in zip(factors, needs_xs, strict=True)], None
@@ -155,14 +157,16 @@ def _bn_mixed_sum_setup(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.set_materialize_grads(False)
 
 
-def bn_mixed_sum_backward(ctx: Any, grad: Tensor | None, *statistics: Tensor | None) -> tuple[Any, ...]:
+def bn_mixed_sum_backward(
+    ctx: Any, grad: Tensor | None, *statistics: Tensor | None, more: bool = True
+) -> tuple[Any, ...]:
     _refuse_statistics("bn_mixed_sum", statistics)
     n = len(ctx.eps)
     saved = ctx.saved_tensors
     xs, weights, gammas, betas = saved[:n], saved[n], saved[n + 1 : 2 * n + 1], saved[2 * n + 1 : 3 * n + 1]
     if grad is None:
         return [None] * n, None, [None] * n, [None] * n, None
-    if again(grad):
+    if more and again(grad):
         dweights, *rest = _plain(_normalized_sum(ctx.eps), (weights, *xs, *gammas, *betas), grad)
         return rest[:n], dweights, rest[n : 2 * n], rest[2 * n :], None
     dxs, dweights, dgamma, dbeta = _ops.bn_mixed_sum_backward.default(
@@ -190,11 +194,13 @@ def _bn_swish_setup(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.set_materialize_grads(False)
 
 
-def bn_swish_backward(ctx: Any, grad: Tensor | None, *statistics: Tensor | None) -> tuple[Any, ...]:
+def bn_swish_backward(
+    ctx: Any, grad: Tensor | None, *statistics: Tensor | None, more: bool = True
+) -> tuple[Any, ...]:
     _refuse_statistics("bn_swish", statistics)
     if grad is None:
         return None, None, None, None
-    if again(grad):
+    if more and again(grad):
         x, gamma, beta, *_ = ctx.saved_tensors
         return *_plain(lambda x, g, b: F.silu(_normalized(x, g, b, ctx.eps)), (x, gamma, beta), grad), None
     return *_ops.bn_swish_backward.default(grad, *ctx.saved_tensors, ctx.eps), None
@@ -213,11 +219,11 @@ def scale_gate_setup(ctx: Any, x: Tensor, s: Tensor) -> None:
     ctx.save_for_backward(s, *([x] if s.requires_grad else ()))
 
 
-def scale_gate_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def scale_gate_backward(ctx: Any, grad: Tensor, more: bool = True) -> tuple[Tensor | None, Tensor | None]:
     s, *xs = ctx.saved_tensors
     if not xs:
         return grad * _per_sample(torch.sigmoid(s), grad), None
-    if again(grad):
+    if more and again(grad):
         dx, ds = _plain(lambda x, s: x * _per_sample(torch.sigmoid(s), x), (*xs, s), grad)
         return dx, ds
     dx, ds = _ops.scale_gate_backward.default(grad, *xs, s)

@@ -37,7 +37,7 @@ def _direct(backward: Callable[..., Any]) -> Any:
         if again(grads[0]):
             return backward(ctx, *grads)
         with _below_autograd():
-            return backward(ctx, *grads)
+            return backward(ctx, *grads, more=False)
 
     return staticmethod(call)
 
@@ -80,8 +80,8 @@ class _MixedSum(torch.autograd.Function):
             return _ops.mixed_sum.default(xs, weights)
 
     @_direct
-    def backward(ctx: Any, grad: Tensor) -> Any:  # noqa: N805
-        dxs, dweights = mixed_sum_backward(ctx, grad, ctx.needs_input_grad[1:])
+    def backward(ctx: Any, grad: Tensor, more: bool = True) -> Any:  # noqa: N805
+        dxs, dweights = mixed_sum_backward(ctx, grad, ctx.needs_input_grad[1:], more)
         return dweights, *dxs
 
 
@@ -101,8 +101,8 @@ class _BnMixedSum(torch.autograd.Function):
         return y, mean, var
 
     @_direct
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:  # noqa: N805
-        dxs, dweights, dgammas, dbetas, _none = bn_mixed_sum_backward(ctx, grad)
+    def backward(ctx: Any, grad: Tensor, *_: Any, more: bool = True) -> Any:  # noqa: N805
+        dxs, dweights, dgammas, dbetas, _none = bn_mixed_sum_backward(ctx, grad, more=more)
         return None, dweights, *dxs, *dgammas, *dbetas
 
 
@@ -119,8 +119,8 @@ class _BnSwish(torch.autograd.Function):
         return y, mean, var
 
     @_direct
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:  # noqa: N805
-        return bn_swish_backward(ctx, grad)
+    def backward(ctx: Any, grad: Tensor, *_: Any, more: bool = True) -> Any:  # noqa: N805
+        return bn_swish_backward(ctx, grad, more=more)
 
 
 class _ScaleGate(torch.autograd.Function):

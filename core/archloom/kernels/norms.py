@@ -73,20 +73,20 @@ def _fits(norm: _BatchNorm, x: Tensor) -> bool:
         if mean is None or var is None:
             return False
         held += (mean, var)
-    device, channels, dtype = x.device, x.shape[1:2], None
+    device, channels, dtype, kinds = x.device, x.shape[1], None, TENSORS
     for tensor in held:
         if tensor is None:
             continue
         if dtype is None:
             dtype = tensor.dtype
         if (
-            tensor.dtype != dtype
-            or tensor.shape != channels
+            tensor.dtype is not dtype
+            or tensor.numel() != channels
             or tensor.device != device
-            or type(tensor) not in TENSORS
+            or type(tensor) not in kinds
         ):
             return False
-    return dtype is None or dtype == x.dtype or (dtype == torch.float32 and x.dtype in _REDUCED)
+    return dtype is None or dtype is x.dtype or (dtype is torch.float32 and x.dtype in _REDUCED)
 
 
 def affine_parameters(norm: _BatchNorm, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +122,9 @@ def track(norms: Sequence[_BatchNorm], mean: Tensor, var: Tensor, population: in
             batches.add_(1)
         if momentum is None:  # without a count PyTorch keeps the statistics as they are
             momentum = 0.0 if batches is None else 1 / float(batches)
+        if kept_mean.dtype is not norm_mean.dtype:
+            norm_mean, norm_var = norm_mean.to(kept_mean.dtype), norm_var.to(kept_mean.dtype)
         running.setdefault(momentum, []).extend((kept_mean, kept_var))
-        new.setdefault(momentum, []).extend((norm_mean.to(kept_mean.dtype), norm_var.to(kept_var.dtype)))
+        new.setdefault(momentum, []).extend((norm_mean, norm_var))
     for momentum, kept in running.items():
         torch._foreach_lerp_(kept, new[momentum], momentum)
