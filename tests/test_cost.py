@@ -185,6 +185,26 @@ def test_a_layer_counts_the_same_in_every_layout_and_by_every_call(kind):
     assert count(network, (6, 4, 3)).macs == macs
 
 
+OF_TIMM = {
+    "regnety_002": 199_514_080,
+    "repghostnet_050": 43_314_720,
+    "mobilevitv2_050": 464_594_944,
+    "levit_128s": 280_291_328,
+    "pvt_v2_b0": 527_956_992,
+    "mixer_s32_224": 1_002_426_368,
+    "twins_svt_small": 2_809_339_392,  # its linear layers take transposed tokens
+}
+"""Of networks at their own image size, what fvcore 0.1.5 counts as conv and linear."""
+
+
+@pytest.mark.parametrize("name", OF_TIMM)
+def test_networks_of_timm_have_fvcores_convolutions_and_linear_layers(name):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        network = timm.create_model(name)
+    assert count(network, network.default_cfg["input_size"]).macs == OF_TIMM[name]
+
+
 @pytest.mark.parametrize(("channels", "side"), [(1, 8), (4, 12), (3, 16), (16, 9)])
 def test_the_side_of_an_image_is_enough_whatever_its_channels(channels, side):
     network = nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))

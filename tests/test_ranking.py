@@ -500,7 +500,8 @@ def test_counting_macs_reaches_on_nas_bench_macro_what_is_known():
 
     table = MacroTable()
     sample = np.random.default_rng(0).choice(6561, 1200, replace=False)
-    told = [table.figures(table.architectures()[i]) for i in sample]
+    networks = table.architectures()
+    told = [table.figures(networks[i]) for i in sample]
     x, y = (np.array([figures[name] for figures in told]) for name in ("macs.table", "accuracy.table"))
     tau = kendall(x, y, resampling(1200, 0, np.random.default_rng(0)))[0]
     assert tau == pytest.approx(kendalltau(x, y)[0], abs=1e-6)
