@@ -3,6 +3,7 @@ have to receive them by pickle."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -102,6 +103,14 @@ EVAL_CROP = 0.875
 """What of the shorter side the centre crop keeps: 224 of 256, the habit of ImageNet."""
 
 
+def resized_side(resolution: int) -> int:
+    """The shorter side of an image of which the centre crop keeps `resolution` pixels.
+
+    Rounded down, as timm and others do who are given `EVAL_CROP` alone, so that they see the same pixels.
+    """
+    return math.floor(resolution / EVAL_CROP)
+
+
 def photograph(task: str, mean: Triple, std: Triple, resolution: int, *, augment: bool | Policy) -> Any:
     """A PIL image of any size -> float (3, r, r). Augmented: a random crop of 8 to 100% of the area,
     resized, and a random flip (Szegedy et al., CVPR 2015, section 6), then the policy; else the centre."""
@@ -110,7 +119,7 @@ def photograph(task: str, mean: Triple, std: Triple, resolution: int, *, augment
         crop = v2.RandomResizedCrop(resolution, antialias=True)
         steps = [crop, v2.RandomHorizontalFlip(), *policy_of(augment)]
     else:
-        steps = [v2.Resize(round(resolution / EVAL_CROP), antialias=True), v2.CenterCrop(resolution)]
+        steps = [v2.Resize(resized_side(resolution), antialias=True), v2.CenterCrop(resolution)]
     return v2.Compose(
         [*steps, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     )

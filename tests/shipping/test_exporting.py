@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -394,3 +395,33 @@ def test_weights_that_need_another_padding_are_exported_with_it(format, tmp_path
         else:
             again = open_trained(exported.folder).model
         torch.testing.assert_close(again(images), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture
+def of_photographs(tmp_path):
+    """A network for image files at a size at which a crop of 0.875 is no whole number of pixels."""
+    torch.manual_seed(0)
+    for split in ("train", "val"):
+        for label in ("coarse", "fine"):
+            (tmp_path / "photos" / split / label).mkdir(parents=True)
+            for number in range(4):
+                cells = 7 if label == "coarse" else 40
+                noise = (torch.rand(1, 3, cells, cells) * 255).byte()
+                picture = torch.nn.functional.interpolate(noise.float(), (97, 120)).byte()[0].permute(1, 2, 0)
+                Image.fromarray(picture.numpy()).save(tmp_path / "photos" / split / label / f"{number}.png")
+    model = {
+        "backbone": {"type": "ResNet_CIFAR", "depth": 18, "base_channels": 4, "num_stages": 2},
+        "head": "LinearClsHead",
+    }
+    task = {"type": "imagefolder", "root": str(tmp_path / "photos"), "resolution": 32, "workers": 0}
+    (tmp_path / "net.yaml").write_text(yaml.safe_dump({"model": model, "task": task}))
+    return open_trained(tmp_path / "net.yaml", untrained=True)
+
+
+def test_what_is_said_of_images_is_compared_on_image_files_and_not_on_logits_alone(of_photographs, tmp_path):
+    assert export(of_photographs, "timm", tmp_path / "right").difference < 1e-3
+    told = {**of_photographs.task.preprocessing, "crop_pct": 0.85}
+    wrong = replace(of_photographs, task=replace(of_photographs.task, preprocessing=told))
+    with pytest.raises(ExportError, match="prepare image files otherwise than task 'imagefolder'"):
+        export(wrong, "timm", tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()

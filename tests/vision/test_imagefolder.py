@@ -415,3 +415,18 @@ def test_more_classes_than_there_are_is_refused(tasks, tmp_path):
         tasks["imagefolder"](root=str(root), classes=4)
     with pytest.raises(ConfigError, match="classes must be at least 2"):
         tasks["imagefolder"](root=str(root), classes=1)
+
+
+@pytest.mark.parametrize("resolution", [28, 32, 64, 96, 100, 128, 160, 192, 224, 256, 299])
+def test_an_image_file_becomes_the_same_pixels_by_timms_transform_from_what_the_task_says(
+    tasks, tmp_path, resolution
+):
+    data = pytest.importorskip("timm.data", reason="timm is not installed; it is an optional extra")
+    write_folder(tmp_path, {"train": 4, "val": 4})
+    task = tasks["imagefolder"](root=str(tmp_path), resolution=resolution)
+    told = {**task.preprocessing, "input_size": task.shape}
+    theirs = data.create_transform(**data.resolve_data_config(pretrained_cfg=told))
+    for size in ((331, 250), (40, 60)):
+        noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        picture = Image.fromarray(noise)
+        torch.testing.assert_close(task.eval_transform(None)(picture), theirs(picture))

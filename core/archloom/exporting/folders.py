@@ -20,6 +20,7 @@ from ..trained import Trained
 from ..trust import keep
 from ..weights import header_of, load_weights
 from .checking import compare, following, logits_of, needed
+from .inputs import compare_as_files
 
 
 def write_safetensors(
@@ -83,7 +84,9 @@ def write_timm(
     path.with_name("config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     with following("a folder for timm"):
         model = timm.create_model(f"local-dir:{path.parent}", pretrained=True, host=trained.host).eval()
-    return compare(model, images, wanted, None, "the network that timm builds")
+    difference = compare(model, images, wanted, None, "the network that timm builds")
+    compare_as_files(trained, model, facts["preprocessing"])
+    return difference
 
 
 def _write_weights(trained: Trained, path: Path) -> None:
