@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -206,3 +207,23 @@ def test_the_references_weights_of_a_published_network_are_known_by_their_format
     state = {theirs.theirs(key): value for key, value in wanted.items() if theirs.theirs(key) is not None}
     assert archloom.load_weights(model, {"state_dict": state}) == "fbnet-reference"
     assert torch.equal(model.state_dict()["head.fc.bias"], wanted["head.fc.bias"])
+
+
+def test_a_searchs_result_its_trials_and_their_architectures_are_built_as_the_folder_is(tmp_path):
+    given = config(space="blocks", estimators=["params", "macs"], objectives=["macs"], budget={"trials": 2})
+    result = archloom.search(given, tmp_path, host=host())
+    wanted = archloom.build(tmp_path, host=host()).state_dict()
+    for found in (result, result.architecture, pickle.loads(pickle.dumps(result)).architecture):
+        built = archloom.build(found, host=host()).state_dict()
+        assert all(torch.equal(value, wanted[key]) for key, value in built.items())
+    for trial in result.trials:
+        cost = archloom.count(archloom.build(trial.architecture, host=host()), (1, 8, 8))
+        assert cost.macs == trial.metrics["macs"]
+        assert archloom.count(archloom.build(trial, host=host()), (1, 8, 8)) == cost
+    assert result.architecture == archloom.Architecture(dict(result.architecture))
+    with pytest.raises(ConfigError, match="an architecture alone does not say of which space it is"):
+        archloom.build(archloom.Architecture(dict(result.architecture)), host=host())
+    with pytest.raises(ConfigError, match=r"left a front.*result\.front\[0\]"):
+        archloom.build(replace(result, architecture=None), host=host())
+    with pytest.raises(ConfigError, match="not int"):
+        archloom.build(5, host=host())

@@ -117,11 +117,13 @@ class Architecture(Mapping[str, Option]):
     """One decision for each choice of a space: frozen, hashable, JSON-able.
 
     `Architecture({"layer0": "skip"})["layer0"]`; a change returns a new one: `a.replace(layer0="k3_e6")`.
-    Two architectures are equal when they decide the same, in whatever order they were written.
+    Two architectures are equal when they decide the same, in whatever order they were written. One that a search
+    gave knows its `document`, what `architecture.json` holds, so that `archloom.build` takes it.
     """
 
-    __slots__ = ("_decisions",)
+    __slots__ = ("_decisions", "_document")
     _decisions: dict[str, Option]
+    _document: Mapping[str, Any] | None
 
     def __init__(self, decisions: Mapping[str, Option]) -> None:
         own = {
@@ -129,12 +131,27 @@ class Architecture(Mapping[str, Option]):
             for name, option in decisions.items()
         }
         object.__setattr__(self, "_decisions", own)
+        object.__setattr__(self, "_document", None)
+
+    @property
+    def document(self) -> Mapping[str, Any] | None:
+        """What it takes to build it anywhere; None where nobody has said it."""
+        return self._document
+
+    def known_by(self, document: Mapping[str, Any]) -> Architecture:
+        """The same architecture, which knows its document."""
+        known = Architecture(self._decisions)
+        object.__setattr__(known, "_document", document)
+        return known
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("an Architecture is frozen; use replace() for a changed one")
 
-    def __reduce__(self) -> tuple[type[Architecture], tuple[dict[str, Option]]]:
-        return Architecture, (dict(self._decisions),)
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        decisions = dict(self._decisions)
+        if self._document is None:
+            return Architecture, (decisions,)
+        return Architecture.known_by, (Architecture(decisions), self._document)
 
     def __getitem__(self, choice: str) -> Option:
         return self._decisions[choice]

@@ -202,7 +202,7 @@ def _named(entry: Any, found: NamedArchitecture, options: dict[str, Any], host: 
 
 
 def build(
-    name: str | Path | Mapping[str, Any],
+    name: str | Path | Mapping[str, Any] | Architecture | Any,
     num_classes: int | None = None,
     *,
     seed: int = 0,
@@ -210,11 +210,35 @@ def build(
     trust: bool = False,
     **options: Any,
 ) -> Model:
-    """A network by name ("fbnet_a"), from an architecture file, or from a run folder.
+    """A network by name ("fbnet_a"), from an architecture file, from a run folder, or as a search found it.
 
-    num_classes: 1000 for a name, the file's own for a file, unless given. options: those of the
-    architecture's space (`reference=True`). Weights are drawn from `seed`. Plugin files that a run folder names are
-    loaded with it; trust: also where they never ran on this machine.
+    name: the result of a search, one of its trials, or the architecture of either will do too. num_classes: 1000 for a
+    name, the file's own for a file, unless given. options: those of the architecture's space (`reference=True`).
+    Weights are drawn from `seed`. Plugin files that a run folder names are loaded with it; trust: also where they
+    never ran on this machine.
     """
-    host = host or Host([] if isinstance(name, Mapping) else beside(name, trust=trust))
-    return find(name, host, options).build(num_classes, seed=seed)
+    source: str | Path | Mapping[str, Any] = _meant(name)
+    folder = source.get("folder") if isinstance(source, Mapping) else source
+    host = host or Host(beside(folder, trust=trust) if isinstance(folder, str | Path) else [])
+    return find(source, host, options).build(num_classes, seed=seed)
+
+
+def _meant(name: Any) -> str | Path | Mapping[str, Any]:
+    """What a thing that holds an architecture means for `find`: its document."""
+    held = name if isinstance(name, Architecture) else getattr(name, "architecture", None)
+    if isinstance(held, Architecture):
+        if held.document is None:
+            raise ConfigError(
+                "an architecture alone does not say of which space it is; build the run's folder, its "
+                "architecture.json, or the architecture of a search's result"
+            )
+        return held.document
+    if isinstance(name, str | Path | Mapping):
+        return name
+    if hasattr(name, "architecture"):
+        raise ConfigError(
+            "the search left a front and no single network; choose one of it: archloom.build(result.front[0])"
+        )
+    raise ConfigError(
+        f"a network is built from a name, a file, a folder or a search's result, not {type(name).__name__}"
+    )

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from ..architecture import Architecture
 from ..errors import RunError
 from ..family import Member, family, write_family
 from ..objective import best, front
@@ -43,6 +44,7 @@ def finish(
     What the search found is written first; what comes after it, inherited weights, family, verdict and report, is
     added, and where it fails it is named in the result, which stands. With `strict` the error is raised.
     """
+    trials = _known(trials, r, folder)
     result = Result(folder, None, tuple(trials), tuple(front(trials)), reason)
     found = best(trials, r.picking)
     if found is not None:
@@ -84,17 +86,37 @@ class _After:
             return otherwise
 
 
+def _document(r: Resolved, architecture: Architecture, **facts: Any) -> dict[str, Any]:
+    return architecture_document(
+        r.config.space.model_dump(),
+        architecture,
+        shape=input_shape(r.space, architecture, r.task),
+        classes=tuple(r.task.classes),
+        model=r.config.model.model_dump(),
+        **facts,
+    )
+
+
+def _known(trials: Sequence[Trial], r: Resolved, folder: Path) -> list[Trial]:
+    """The trials, whose architectures know all that building them takes, and the folder of their plugin files."""
+    shared: dict[str, Any] = {}
+    known = []
+    for trial in trials:
+        try:
+            shape = list(input_shape(r.space, trial.architecture, r.task))
+        except Exception:  # a stranger's, of a network that the space cannot have: it is none to build
+            known.append(trial)
+            continue
+        shared = shared or _document(r, trial.architecture, folder=str(folder))
+        document = {**shared, "architecture": trial.architecture.to_json(), "shape": shape}
+        known.append(replace(trial, architecture=trial.architecture.known_by(document)))
+    return known
+
+
 def _write_architecture(result: Result, r: Resolved, found: Trial) -> None:
     """Write architecture.json; weights of another architecture that was found here before are removed."""
-    folder, config = result.folder, r.config
-    document = architecture_document(
-        config.space.model_dump(),
-        found.architecture,
-        shape=input_shape(r.space, found.architecture, r.task),
-        classes=tuple(r.task.classes),
-        model=config.model.model_dump(),
-        metrics=dict(found.metrics),
-    )
+    folder = result.folder
+    document = _document(r, found.architecture, metrics=dict(found.metrics))
     path = folder / "architecture.json"
     with suppress(OSError, ValueError, AttributeError):  # none, or a damaged one, which is written anew
         if json.loads(path.read_text(encoding="utf-8")).get("architecture") != document["architecture"]:
