@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -210,6 +211,7 @@ def test_the_side_of_an_image_is_enough_whatever_its_channels(channels, side):
     network = nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
     network(torch.zeros(1, channels, side, side))
     assert archloom.count(network, side) == archloom.count(network, (channels, side, side))
+    assert archloom.count(network, np.int64(side)) == archloom.count(network, [channels, side, side])
     flat = nn.Sequential(nn.Flatten(), nn.Linear(channels * side**2, 7))
     assert count(flat, side).macs == 7 * channels * side**2
 
@@ -226,7 +228,7 @@ def test_the_first_convolution_need_not_be_the_one_that_takes_the_image():
     assert count(Backwards(), 4).macs == 16 * (5 * 3 + 2 * 5)
 
 
-@pytest.mark.parametrize("wrong", [0, -8, True, (8, 8), (3, 8, 8, 8), (3, 0, 8), (3, 8.0, 8)])
+@pytest.mark.parametrize("wrong", [0, -8, True, (8,), (8, 8), (3, 8, 8, 8), (3, 0, 8), (3, 8.0, 8), "8"])
 def test_a_resolution_that_is_none_is_refused(wrong):
     with pytest.raises(ConfigError, match="a side in pixels, or for"):
         count(nn.Conv2d(3, 4, 1), wrong)

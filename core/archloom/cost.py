@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -46,7 +47,7 @@ def count(model: nn.Module, resolution: int | Sequence[int] = 224, *selection: A
             RuntimeError,
             ValueError,
         ) as error:  # what PyTorch raises at a layer that the image does not fit
-            if not isinstance(resolution, int):
+            if not isinstance(resolution, Integral):
                 raise
             if shape == shapes[-1]:
                 raise ConfigError(
@@ -64,15 +65,16 @@ def _macs(model: nn.Module, shape: tuple[int, int, int], selection: tuple[Any, .
 
 def _shapes(model: nn.Module, resolution: int | Sequence[int]) -> list[tuple[int, int, int]]:
     """The images that may be meant, the likeliest first."""
-    if isinstance(resolution, int):
-        shapes = [(channels, resolution, resolution) for channels in _channels(model, resolution)]
-    else:
-        shapes = [tuple(resolution)]  # type: ignore[list-item]
-    if any(len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape) for shape in shapes):
+    given: list[Any] = [resolution] if isinstance(resolution, Integral) else list(resolution)
+    sides = [int(n) for n in given if isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0]
+    if len(sides) != len(given) or len(given) != (1 if isinstance(resolution, Integral) else 3):
         raise ConfigError(
             f"a network is counted for a side in pixels, or for (C, H, W), not for {resolution!r}"
         )
-    return shapes
+    if len(sides) == 1:
+        return [(channels, sides[0], sides[0]) for channels in _channels(model, sides[0])]
+    channels, height, width = sides
+    return [(channels, height, width)]
 
 
 def _channels(model: nn.Module, side: int) -> list[int]:
@@ -80,6 +82,6 @@ def _channels(model: nn.Module, side: int) -> list[int]:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             return list(dict.fromkeys([module.in_channels, 3]))
-        if isinstance(module, nn.Linear) and side and module.in_features % side**2 == 0:
+        if isinstance(module, nn.Linear) and module.in_features % side**2 == 0:
             return list(dict.fromkeys([module.in_features // side**2, 3]))
     return [3]

@@ -85,7 +85,11 @@ def imagefolder(
         split_seed=split_seed,
         workers=loading_processes(workers),
         raw_image=_rgb,
-        preprocessing=described(*statistics(normalize, IMAGENET_MEAN, IMAGENET_STD), crop_pct=EVAL_CROP),
+        preprocessing=described(
+            *statistics(normalize, IMAGENET_MEAN, IMAGENET_STD),
+            crop_pct=EVAL_CROP,
+            **({"orientation": orientation} if upright else {}),
+        ),
         upright=upright,
     )
 
