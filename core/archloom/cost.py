@@ -65,7 +65,8 @@ def _macs(model: nn.Module, shape: tuple[int, int, int], selection: tuple[Any, .
 
 def _shapes(model: nn.Module, resolution: int | Sequence[int]) -> list[tuple[int, int, int]]:
     """The images that may be meant, the likeliest first."""
-    given: list[Any] = [resolution] if isinstance(resolution, Integral) else list(resolution)
+    asked: Any = resolution
+    given: list[Any] = [asked] if isinstance(asked, Integral) else list(asked)
     sides = [int(n) for n in given if isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0]
     if len(sides) != len(given) or len(given) != (1 if isinstance(resolution, Integral) else 3):
         raise ConfigError(
