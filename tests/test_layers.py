@@ -17,7 +17,7 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     # package.module is a part of a package that stands above the rest of it
     "graphs",
     "observing standing streams errors randomness",
-    "drawing surroundings",
+    "drawing surroundings loading",
     "trial documents processes architecture ops kernels ranks losses augmentation",
     "locking eventlog history",
     "plugin_files splitting",

@@ -25,6 +25,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 from .augmentation import Policy
 from .drawing import Drawing
 from .errors import ConfigError, TaskError
+from .loading import loading_error
 from .randomness import derive_seed, forked_rng, other_threads, python_rng, torch_rng
 from .ranks import Ranks
 from .splitting import apportion, lacking, stratified_sample, stratified_split
@@ -340,6 +341,8 @@ def batches(
                 x.to(device, non_blocking=True, memory_format=memory_format),
                 y.to(device, non_blocking=True),
             )
-    except TaskError as error:
-        # a loading process hands over its traceback as text; the message stands at its end
-        raise TaskError(str(error).rsplit(f"{TaskError.__module__}.TaskError: ", 1)[-1].strip()) from None
+    except (TaskError, RuntimeError, OSError) as error:
+        explained = loading_error(error, loader.num_workers)
+        if explained is None:
+            raise
+        raise explained from None
