@@ -251,6 +251,9 @@ def test_a_search_and_its_resume_end_with_their_results_whole_on_the_screen(term
         assert text.startswith(f"run folder: {run}\n")
         assert "measured; the budget of" in text
         assert "the found architecture" in text
+        assert re.search(r"\bsum\b\W+8 nJ\b", text)
+        page = (folder / run / "report.html").read_text(encoding="utf-8")
+        assert "sum 8 nJ" in page, "the report knows the unit, too"
         for sentence in result["verdict"]:
             assert sentence[1:] in joined, text
         assert f"run folder: {run}   report: {run}/report.html" in joined

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from ..console import (
     out,
     progress,
 )
-from ..standing import number
+from ..standing import number, quantity
 
 
 def search(
@@ -123,7 +124,8 @@ def _print_result(result: Any) -> None:
     measured = sum(trial.source is None and trial.status != "infeasible" for trial in result.trials)
     out.print(f"{len(result.trials)} trials, {measured} measured; {result.reason}.")
     if result.architecture is None:
-        table = make_table("trial", "architecture", *result.front[0].metrics)
+        heads = [_with_unit(name, result.units) for name in result.front[0].metrics]
+        table = make_table("trial", "architecture", *heads)
         for trial in result.front:
             table.add_row(
                 str(trial.number), str(trial.architecture), *(f"{v:.4g}" for v in trial.metrics.values())
@@ -137,7 +139,7 @@ def _print_result(result: Any) -> None:
         trial = next(t for t in comparable(result.trials) if t.architecture == result.architecture)
         table = make_table("metric", "value", title="the found architecture")
         for name, value in trial.metrics.items():
-            table.add_row(name, number(value))
+            table.add_row(name, quantity(value, result.units.get(name, "1")))
         out.print(table)
     if result.groups or result.failures:
         table = make_table(
@@ -177,3 +179,8 @@ def _print_result(result: Any) -> None:
     for sentence in (*result.verdict, *result.problems):
         out.print(sentence[0].upper() + sentence[1:] + ".")
     out.print(f"run folder: {result.folder}   report: {result.folder / 'report.html'}")
+
+
+def _with_unit(name: str, units: Mapping[str, str]) -> str:
+    unit = units.get(name, "1")
+    return name if unit in ("", "1") else f"{name}, {unit}"

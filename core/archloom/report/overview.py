@@ -78,7 +78,8 @@ def summary(story: Story) -> str:
         told.append(f"The search ended because {escaped(story.end['reason'])}.")
     if story.found is not None and story.document is not None:
         metrics = ", ".join(
-            f"{escaped(name)} {amount(value)}" for name, value in story.document["metrics"].items()
+            f"{escaped(name)} {story.quantity(name, value)}"
+            for name, value in story.document["metrics"].items()
         )
         told.append(f"Found: a network with {metrics or 'nothing measured'}, as measured during the search.")
     elif story.front and len(story.objectives) > 1:
@@ -129,7 +130,9 @@ _WORDS = (
 
 def found_section(story: Story) -> str:
     if story.found is not None and story.document is not None:
-        rows = [[escaped(name), amount(value)] for name, value in story.document["metrics"].items()]
+        rows = [
+            [escaped(name), story.quantity(name, value)] for name, value in story.document["metrics"].items()
+        ]
         shape = " x ".join(map(str, story.document["shape"]))
         return section(
             "The found architecture",

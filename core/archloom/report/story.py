@@ -18,7 +18,7 @@ from ..documents import reachable
 from ..errors import RunError
 from ..objective import Objective, front
 from ..trial import Trial, since_anew
-from .markup import OPTIONS
+from .markup import OPTIONS, amount, escaped
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,11 @@ class Story:
         if self.end is None or self.document is None:
             return None
         return Architecture.from_json(self.document["architecture"])
+
+    def quantity(self, name: str, value: float) -> str:
+        """A metric's figure and its unit, which result.json knows."""
+        unit = (self.result or {}).get("units", {}).get(name, "1")
+        return amount(value) if unit in ("", "1") else f"{amount(value)} {escaped(unit)}"
 
     @cached_property
     def finished(self) -> bool:

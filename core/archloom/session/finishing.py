@@ -45,7 +45,8 @@ def finish(
     added, and where it fails it is named in the result, which stands. With `strict` the error is raised.
     """
     trials = _known(trials, r, folder)
-    result = Result(folder, None, tuple(trials), tuple(front(trials)), reason)
+    units = {name: metric.unit for name, metric in r.metrics.items()}
+    result = Result(folder, None, tuple(trials), tuple(front(trials)), reason, units=units)
     found = best(trials, r.picking)
     if found is not None:
         result = replace(result, architecture=found.architecture)

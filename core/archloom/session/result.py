@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..architecture import Architecture
@@ -19,7 +19,8 @@ from ..verdict import Failure, Group
 class Result:
     """What a search ends with. `architecture` is None where several objectives leave a front and nothing
     says how to pick from it; `complete` is False where the budget ended the training of the supernet. `failures`:
-    trainings of the verdict that ended with an error; `problems`: what else failed after the search, as sentences."""
+    trainings of the verdict that ended with an error; `problems`: what else failed after the search, as sentences;
+    `units`: of each metric."""
 
     folder: Path
     architecture: Architecture | None
@@ -32,6 +33,7 @@ class Result:
     family: tuple[Member, ...] = ()
     failures: tuple[Failure, ...] = ()
     problems: tuple[str, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_result(
@@ -51,6 +53,7 @@ def write_result(
         "trials": len(result.trials),
         "ok": sum(trial.status == "ok" for trial in result.trials),
         "found": None if found is None else found.to_json(),
+        "units": dict(result.units),
         "front": [trial.number for trial in result.front],
         "hypervolume": None if covered is None else covered.to_json(),
         "groups": [group.to_json() for group in result.groups],
