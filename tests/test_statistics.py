@@ -36,10 +36,11 @@ class Faint:
         return TensorDataset(0.02 * x, y)
 
 
+CHOSEN = Architecture({"layer0": "k3", "layer1": "k1"})
+
+
 def made(seed=0, **options):
-    return assemble(
-        Blocks(**options), Architecture({"layer0": "k3", "layer1": "k1"}), Faint(), ModelParts(), seed=seed
-    )
+    return assemble(Blocks(**options), CHOSEN, Faint(), ModelParts(), seed=seed)
 
 
 SHORT = {"epochs": 5, "batch_size": 32, "lr": 0.2}
@@ -179,17 +180,17 @@ def test_the_estimator_verdict_and_retraining_judge_alike():
     estimator = TrainedAccuracy(epochs=5, batch_size=32, lr=0.2)
     never = TrainedAccuracy(epochs=5, batch_size=32, lr=0.2, recalibrate="never")
     assert (
-        estimator.estimate(None, context())["accuracy.trained"]
+        estimator.estimate(CHOSEN, context())["accuracy.trained"]
         == last(SHORT)[1].metrics["validation.accuracy"]
     )
-    assert never.estimate(None, context())["accuracy.trained"] < 60
+    assert never.estimate(CHOSEN, context())["accuracy.trained"] < 60
 
 
 def test_accuracies_that_cannot_be_trusted_are_said_once(caplog):
     never = TrainedAccuracy(epochs=5, batch_size=32, lr=0.2, recalibrate="never")
     with caplog.at_level(logging.WARNING, "archloom"):
         for _ in range(2):
-            never.estimate(None, context())
+            never.estimate(CHOSEN, context())
     assert len(caplog.records) == 1
     assert "of its training images and" in caplog.text
     assert "recipe.recalibrate" in caplog.text
@@ -199,9 +200,9 @@ def test_networks_that_all_guess_are_said_and_one_of_them_is_not(caplog):
     idle = TrainedAccuracy(epochs=1, batch_size=32, lr=1e-6)
     with caplog.at_level(logging.WARNING, "archloom"):
         for _ in range(MANY - 1):
-            idle.estimate(None, context())
+            idle.estimate(CHOSEN, context())
         assert not caplog.records
-        idle.estimate(None, context())
+        idle.estimate(CHOSEN, context())
     assert f"the first {MANY} networks" in caplog.text
     assert "guessing among 2 classes" in caplog.text
 
