@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from .architecture import Architecture
 from .drawing import own_rng
 from .errors import ArchloomError, ConfigError
-from .graphs import is_scripting
+from .graphs import is_scripting, typed
 from .space import SearchSpace, WeightFormat, check, input_shape, weight_formats
 from .task import Task
 
@@ -25,10 +25,10 @@ from .task import Task
 class Model(nn.Module):
     """backbone -> neck -> head gives the logits; `loss(logits, targets)` a scalar.
 
-    The backbone is a network or a supernet: `model(x, selection)` hands the selection to it alone. It gives one
-    feature map (N, C, H, W), or several as a tuple, from which the neck makes (N, C'), or a tuple of these.
-    A loss that needs the images themselves, as for a teacher, has a method `see(images)`, which is called in
-    each forward of a training.
+    `forward(x)` takes images and nothing else. Of a supernet `model(x, selection)` runs what the selection says; it
+    goes to the backbone alone. The backbone gives one feature map (N, C, H, W), or several as a tuple, from which the
+    neck makes (N, C'), or a tuple of these. A loss that needs the images themselves, as for a teacher, has a method
+    `see(images)`, which is called before each forward of a training.
     `weight_formats`: how other implementations name the same tensors, as the backbone's space knows them.
     `frozen`: names of submodules that have no gradients and stay in eval mode; see `freeze`.
     """
@@ -53,11 +53,21 @@ class Model(nn.Module):
             self.get_submodule(name).eval()
         return self
 
-    def forward(self, x: Tensor, *selection: Any) -> Tensor:
+    def __call__(self, x: Tensor, *selection: Any) -> Any:
         see: Any = getattr(self.loss, "see", None)
         if self.training and see is not None:
             see(x)
-        return self.head(self.neck(self.backbone(x, *selection)))
+        if not selection:
+            return super().__call__(x)
+        selected: Any = getattr(self.backbone, "selected", None)
+        if selected is None:
+            return self.head(self.neck(self.backbone(x, *selection)))
+        with selected(*selection):
+            return super().__call__(x)
+
+    @typed
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.neck(self.backbone(x)))
 
     def extract(self, architecture: Architecture) -> Model:
         """One architecture of a supernet as a model of its own, with copies of the weights."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .architecture import Architecture, Choice, Option
 from .errors import SpaceError, shown
+from .graphs import typed
 
 if TYPE_CHECKING:
     from .task import Task
@@ -44,10 +45,9 @@ class SearchSpace(Protocol):
     For weight sharing, both or neither:
         `candidate(choice, option) -> nn.Module | None`  one option as a module; None where the choice is
                                   no layer (a resolution, say).
-        `around(body) -> nn.Module`   stem and tail around `body`, the chain of the choices' modules. The
-                                  module returned hands any further arguments of its forward on to `body`
-                                  (`Around` does). `build` and the supernet both use these two, so
-                                  searched and trained blocks cannot differ.
+        `around(body) -> nn.Module`   stem and tail around `body`, the chain of the choices' modules; its forward
+                                  takes the image and calls `body` (`Around` does). `build` and the supernet
+                                  both use these two, so searched and trained blocks cannot differ.
     """
 
     choices: Sequence[Choice]
@@ -56,15 +56,16 @@ class SearchSpace(Protocol):
 
 
 class Around(nn.Module):
-    """stem -> body -> tail; further arguments of the forward go to the body."""
+    """stem -> body -> tail."""
 
     def __init__(self, stem: nn.Module, body: nn.Module, tail: nn.Module | None = None) -> None:
         super().__init__()
         self.stem, self.body = stem, body
         self.tail = nn.Identity() if tail is None else tail
 
-    def forward(self, x: Tensor, *selection: Any) -> Tensor:
-        return self.tail(self.body(self.stem(x), *selection))
+    @typed
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(self.body(self.stem(x)))
 
 
 class Chain(nn.Module):
@@ -75,6 +76,7 @@ class Chain(nn.Module):
         for name, layer in layers.items():
             self.add_module(name, layer)
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.children():
             x = layer(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,16 +99,24 @@ class SharedChoice(nn.Module):
 
 
 class SharedChain(nn.Module):
-    """The supernet's body: `SharedChoice`s in sequence, each under the name of its choice."""
+    """The supernet's body: `SharedChoice`s in sequence, each under the name of its choice.
+
+    `selection` says what is run, and is set by the supernet alone: the network around the body takes images only.
+    """
 
     def __init__(self, layers: Mapping[str, SharedChoice]) -> None:
         super().__init__()
         for name, layer in layers.items():
             self.add_module(name, layer)
+        self.selection: Mapping[str, int | Mixture] | None = None
 
-    def forward(self, x: Tensor, selection: Mapping[str, int | Mixture]) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        if self.selection is None:
+            raise SpaceError(
+                "a supernet runs what it is given: supernet(x, architecture), or a position or Mixture for each choice"
+            )
         for name, layer in self.named_children():
-            x = layer(x, selection[name])
+            x = layer(x, self.selection[name])
         return x
 
 
@@ -141,10 +150,22 @@ class Supernet(nn.Module):
         self.layers = {name: [str(o) for o in c.options] for c in space.choices if (name := c.name) in layers}
         self._prefix = _path_of(self.network, body)
 
-    def forward(self, x: Tensor, selection: Selection) -> Tensor:
-        return self.network(
-            x, self.positions(selection) if isinstance(selection, Architecture) else selection
-        )
+    def forward(self, x: Tensor, selection: Selection | None = None) -> Tensor:
+        if selection is None:  # inside `selected`
+            return self.network(x)
+        with self.selected(selection):
+            return self.network(x)
+
+    @contextmanager
+    def selected(self, selection: Selection) -> Iterator[None]:
+        """Run this selection inside the block, where it is not given with the images."""
+        body: Any = self.network.get_submodule(self._prefix[:-1])
+        before = body.selection
+        body.selection = self.positions(selection) if isinstance(selection, Architecture) else selection
+        try:
+            yield
+        finally:
+            body.selection = before
 
     def positions(self, architecture: Architecture) -> dict[str, int]:
         """The index of each decision that is a layer."""

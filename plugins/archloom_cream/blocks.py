@@ -117,7 +117,10 @@ class MixedDepthwise(nn.ModuleList):
         self.split = split
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([part(y) for part, y in zip(self, x.split(self.split, dim=1), strict=True)], dim=1)
+        shared, done = x.split(self.split, dim=1), []
+        for position, part in enumerate(self):
+            done.append(part(shared[position]))
+        return torch.cat(done, dim=1)
 
 
 class ConvNorm(nn.Module):
@@ -126,13 +129,13 @@ class ConvNorm(nn.Module):
     def __init__(self, convolution: nn.Module, channels: int, act: Literal["swish", "relu"] | None) -> None:
         super().__init__()
         self.conv, self.bn = convolution, nn.BatchNorm2d(channels)
-        self.act = act
+        self.swish, self.relu = act == "swish", act == "relu"
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn(self.conv(x))
-        if self.act == "swish":
+        if self.swish:
             return F.silu(x)
-        return F.relu(x) if self.act == "relu" else x
+        return F.relu(x) if self.relu else x
 
 
 class SqueezeExcite(nn.Module):

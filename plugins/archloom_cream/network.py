@@ -27,9 +27,9 @@ class CreamNetwork(Around):
         super().__init__(stem, body, tail)
         self.feature_info = [dict(entry) for entry in info]
 
-    def forward_features(self, x: Tensor, *selection: Any) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:
         """The feature map that the network ends at; the same as calling it."""
-        return self(x, *selection)
+        return self(x)
 
     def stage_features(self, x: Tensor, *selection: Mapping[str, Any]) -> list[Tensor]:
         """The feature map after each stage, in the order of `feature_info`.

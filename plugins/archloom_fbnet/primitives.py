@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Literal
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -169,7 +170,7 @@ class Upsample(nn.Module):
 
     def __init__(self, factor: int) -> None:
         super().__init__()
-        self.factor = factor
+        self.factor = float(factor)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=self.factor, mode="nearest")
@@ -211,7 +212,9 @@ class BasicBlock(nn.Sequential):
         self.residual = stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
+        y = x
+        for layer in self:
+            y = layer(y)
         return y.add_(x) if self.residual else y
 
 
@@ -256,8 +259,22 @@ class ShiftBlock(nn.Sequential):
         self.residual = stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
+        y = x
+        for layer in self:
+            y = layer(y)
         return y.add_(x) if self.residual else y
+
+
+def interleave(x: Tensor, groups: int) -> Tensor:
+    """Channels of x (N, C, H, W) as (groups, C / groups) read as (C / groups, groups), in x's memory format."""
+    if x.is_contiguous(memory_format=torch.channels_last):
+        # F.channel_shuffle would give the other layout, and the next convolution would convert back
+        y = x.permute(0, 2, 3, 1).unflatten(3, (groups, -1)).transpose(3, 4).flatten(3)
+        return y.permute(0, 3, 1, 2)
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+torch.fx.wrap("interleave")  # one step of a graph, which asks for the layout when it runs
 
 
 class ChannelShuffle(nn.Module):
@@ -268,11 +285,7 @@ class ChannelShuffle(nn.Module):
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_contiguous(memory_format=torch.channels_last):
-            # F.channel_shuffle would give the other layout, and the next convolution would convert back
-            y = x.permute(0, 2, 3, 1).unflatten(3, (self.groups, -1)).transpose(3, 4).flatten(3)
-            return y.permute(0, 3, 1, 2)
-        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        return interleave(x, self.groups)
 
 
 class SqueezeExcitation(nn.Module):
