@@ -25,8 +25,8 @@ from .task import Task
 class Model(nn.Module):
     """backbone -> neck -> head gives the logits; `loss(logits, targets)` a scalar.
 
-    `forward(x)` takes images and nothing else. Of a supernet `model(x, selection)` runs what the selection says; it
-    goes to the backbone alone. The backbone gives one feature map (N, C, H, W), or several as a tuple, from which the
+    `forward(x)` takes images and nothing else; what further arguments a call has, go to the backbone alone. The
+    backbone gives one feature map (N, C, H, W), or several as a tuple, from which the
     neck makes (N, C'), or a tuple of these. A loss that needs the images themselves, as for a teacher, has a method
     `see(images)`, which is called before each forward of a training.
     `weight_formats`: how other implementations name the same tensors, as the backbone's space knows them.
@@ -57,13 +57,9 @@ class Model(nn.Module):
         see: Any = getattr(self.loss, "see", None)
         if self.training and see is not None:
             see(x)
-        if not selection:
-            return super().__call__(x)
-        selected: Any = getattr(self.backbone, "selected", None)
-        if selected is None:
+        if selection and not isinstance(self, SupernetModel):
             return self.head(self.neck(self.backbone(x, *selection)))
-        with selected(*selection):
-            return super().__call__(x)
+        return super().__call__(x, *selection)
 
     @typed
     def forward(self, x: Tensor) -> Tensor:
@@ -73,6 +69,13 @@ class Model(nn.Module):
         """One architecture of a supernet as a model of its own, with copies of the weights."""
         backbone: nn.Module = self.backbone.extract(architecture)  # type: ignore[operator]
         return Model(backbone, *(copy.deepcopy(part) for part in (self.neck, self.head, self.loss)))
+
+
+class SupernetModel(Model):
+    """A model whose backbone is a supernet: `model(x, selection)` runs what the selection says."""
+
+    def forward(self, x: Tensor, *selection: Any) -> Tensor:
+        return self.head(self.neck(self.backbone(x, *selection)))
 
 
 if TYPE_CHECKING:
@@ -157,7 +160,7 @@ class ModelParts:
             )
         loss = _made("loss", self.loss)
         check_loss(loss, shape, num_classes)
-        return Model(backbone, neck, head, loss)
+        return (SupernetModel if selection else Model)(backbone, neck, head, loss)
 
 
 def _made(kind: str, part: Callable[..., nn.Module] | nn.Module, *arguments: int) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,22 +149,13 @@ class Supernet(nn.Module):
         self.layers = {name: [str(o) for o in c.options] for c in space.choices if (name := c.name) in layers}
         self._prefix = _path_of(self.network, body)
 
-    def forward(self, x: Tensor, selection: Selection | None = None) -> Tensor:
-        if selection is None:  # inside `selected`
-            return self.network(x)
-        with self.selected(selection):
-            return self.network(x)
-
-    @contextmanager
-    def selected(self, selection: Selection) -> Iterator[None]:
-        """Run this selection inside the block, where it is not given with the images."""
+    def forward(self, x: Tensor, selection: Selection) -> Tensor:
         body: Any = self.network.get_submodule(self._prefix[:-1])
-        before = body.selection
         body.selection = self.positions(selection) if isinstance(selection, Architecture) else selection
         try:
-            yield
+            return self.network(x)
         finally:
-            body.selection = before
+            body.selection = None
 
     def positions(self, architecture: Architecture) -> dict[str, int]:
         """The index of each decision that is a layer."""

@@ -42,7 +42,15 @@ def paper_loss(ce: Tensor, cost: Tensor, alpha: float, beta: float) -> Tensor:
 
 def reference_loss(ce: Tensor, cost: Tensor, alpha: float, beta: float) -> Tensor:
     """alpha * CE * log(LAT^beta), as the reference code has it. Only the product alpha * beta matters."""
-    return alpha * ce * torch.log(cost**beta)
+    return alpha * ce * log_of_power(cost, beta)
+
+
+def log_of_power(cost: Tensor, beta: float) -> Tensor:
+    """log(cost^beta); beta log(cost) where the power leaves float32."""
+    powered = cost**beta
+    if beta > 1 and not bool(powered.detach().isfinite()):
+        return beta * torch.log(cost)
+    return torch.log(powered)
 
 
 def additive_loss(ce: Tensor, cost: Tensor, alpha: float) -> Tensor:
@@ -121,7 +129,9 @@ class Scaled:
         top, beta = self._base(dearest), objective.beta
         power = 0.0 if objective.form == "additive" or top <= 0 else beta * math.log2(top)
         # what a power in float32 cannot hold is left out of it: (x / top)^beta instead of x^beta
-        self._top, self._left_out = (top, power) if power > POWER else (1.0, 0.0)
+        self._top, self._left_out = (
+            (top, power) if power > POWER and objective.form != "reference" else (1.0, 0.0)
+        )
         size = self._size(dearest, power)
         self.exponent = 0
         if size > LARGEST:
@@ -159,8 +169,7 @@ class Scaled:
             case "additive":
                 return ce * factor + (o.alpha * factor) * cost
             case "reference":
-                power = o.beta * torch.log(cost) if self._left_out else torch.log(cost**o.beta)
-                return (o.alpha * factor) * ce * power
+                return (o.alpha * factor) * ce * log_of_power(cost, o.beta)
             case "paper" | "target":
                 base = torch.log(cost) if o.form == "paper" else cost / float(o.target or 1)
                 alpha = o.alpha if o.form == "paper" else 1.0
