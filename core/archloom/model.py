@@ -25,10 +25,10 @@ from .task import Task
 class Model(nn.Module):
     """backbone -> neck -> head gives the logits; `loss(logits, targets)` a scalar.
 
-    `forward(x)` takes images and nothing else; what further arguments a call has, go to the backbone alone. The
-    backbone gives one feature map (N, C, H, W), or several as a tuple, from which the
-    neck makes (N, C'), or a tuple of these. A loss that needs the images themselves, as for a teacher, has a method
-    `see(images)`, which is called before each forward of a training.
+    `forward(x)` takes images and nothing else; further arguments of a call go to the backbone alone. The backbone
+    gives one feature map (N, C, H, W), or several as a tuple, from which the neck makes (N, C'), or a tuple of these.
+    A loss that needs the images themselves, as for a teacher, has a method `see(images)`, which is called before each
+    forward of a training.
     `weight_formats`: how other implementations name the same tensors, as the backbone's space knows them.
     `frozen`: names of submodules that have no gradients and stay in eval mode; see `freeze`.
     """
