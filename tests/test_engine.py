@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import sys
 import threading
 from collections import Counter
@@ -15,8 +16,8 @@ import pytest
 from archloom.architecture import Architecture
 from archloom.engine import Limits
 from archloom.errors import RunError, SearchError, SpaceError
-from archloom.estimator import Context, Metric
-from archloom.measuring import Measurer, Outcome
+from archloom.estimator import STATIC, Context, Metric
+from archloom.measuring import Here, Measurer, Outcome
 from archloom.model import ModelParts
 from archloom.objective import Constraint, Objective
 from archloom.run import Log, Memory
@@ -234,6 +235,28 @@ def test_impossible_constraints_end_the_search_and_name_the_nearest_value():
             constraints=[constraint],
             limits=Limits(max_rejected=40),
         )
+
+
+@pytest.mark.parametrize("value", [1_000_001.0, 1_000_000.25, 123_456_789_012.5])
+def test_a_constraint_that_is_broken_by_one_in_a_million_is_told_in_numbers_that_differ(value):
+    class Cost:
+        metrics, expense, needs = (Metric("c", "1", "min"),), STATIC, ()
+
+        def estimate(self, architecture, context):
+            return {"c": value}
+
+    constraint = Constraint.parse("c <= 1e6")
+    measurer = Measurer(Digits(length=6), [Cost()], [constraint], Context(*[None] * 7))
+    told = str(int(value)) if value == int(value) else str(value)
+    with pytest.raises(SearchError, match=rf"c <= 1000000: the nearest seen was {re.escape(told)}\."):
+        search(
+            endless(),
+            executor=Here(measurer),
+            space=Digits(length=6),
+            constraints=[constraint],
+            limits=Limits(max_rejected=3),
+        )
+    assert measurer(digits(0, 0, 0, 0, 0, 0), 0).error == f"c <= 1000000 broken: {told}"
 
 
 def test_failures_in_a_row_end_the_search_with_the_last_error():

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archloom.architecture import Architecture
 from archloom.groups import Failure, Group, groups, judge, sentences
-from toys import digits
+from archloom.verdict import draw_contestants
+from toys import Digits, digits
 
 
 def group(role: str = "random, same cost", **changes: Any) -> Group:
@@ -154,3 +156,24 @@ def test_neither_order_nor_units_nor_an_added_constant_changes_the_verdict(accur
     shifted = judge(*groups(trainings(accuracies, added=added)))
     words = lambda said: said.split(":")[0]
     assert words(shifted) == words(plain)
+
+
+@pytest.mark.parametrize("unit", [1e-15, 1.0, 1e15])
+def test_networks_of_the_same_cost_are_the_same_in_whatever_unit(unit):
+    space = Digits(length=4)
+    price = lambda architecture: unit * (1 + sum(architecture.values()))
+    drawn = draw_contestants(space, digits(1, 2, 3, 0), price, number=3, seed=0)
+    near = [one.architecture for one in drawn if one.role == "random, same cost"]
+    assert [sum(one.values()) for one in near] == [6, 6, 6]
+
+
+def test_a_network_whose_cost_cannot_be_had_is_not_of_the_same_cost():
+    def price(architecture: Architecture) -> float:
+        if architecture["d0"] == 3:
+            raise ValueError("cannot be built")
+        return 1.0 + sum(architecture.values())
+
+    drawn = draw_contestants(Digits(length=4), digits(1, 2, 3, 0), price, number=20, seed=0)
+    near = [one.architecture for one in drawn if one.role == "random, same cost"]
+    assert len(near) == 20
+    assert all(one["d0"] != 3 for one in near)

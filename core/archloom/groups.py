@@ -140,7 +140,10 @@ def judge(found: Group, random: Group) -> str:
     networks); they are alike where it lies within `AS_ACCURATE`. Costs are told apart where they differ by more than
     a tenth.
     """
-    gap, ratio = found.accuracy - random.accuracy, found.macs / max(random.macs, 1e-12)
+    gap, ratio = (
+        found.accuracy - random.accuracy,
+        found.macs / random.macs if random.macs else 1.0 + found.macs,
+    )
     cheaper, dearer = ratio < 1 - SAME_COST, ratio > 1 + SAME_COST
     percent = f"at {100 * ratio:.0f} % of the MACs"
     accuracy = f"{gap:+.2f} points of test accuracy"

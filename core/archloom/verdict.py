@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def draw_contestants(
         except Exception as error:  # a stranger's space may raise anything, and any network may be drawn
             logger.warning("no cost of %s: %s: %s", candidate, type(error).__name__, error)
             continue
-        near.append((abs(price - target) / max(target, 1e-12), candidate))
+        near.append((_gap(price, target), candidate))
     within = [candidate for gap, candidate in near if gap <= SAME_COST]
     nearest = [candidate for _, candidate in sorted(near, key=lambda pair: pair[0])]
     same = within[:number] if len(within) >= number else nearest[:number]
@@ -129,6 +130,13 @@ def train_from_scratch(
 def _resolution(contestant: Contestant, space: SearchSpace, task: Task) -> int | None:
     shape = input_shape(space, contestant.architecture, task)
     return None if shape == tuple(task.shape) else shape[1]
+
+
+def _gap(price: float, target: float) -> float:
+    """How far `price` lies from `target`, as a fraction of it, whatever the unit of both."""
+    if price == target:
+        return 0.0
+    return abs(price - target) / abs(target) if target else math.inf
 
 
 def train_and_test(

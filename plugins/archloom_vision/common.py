@@ -29,8 +29,14 @@ def at_least(task: str, smallest: int, **options: int | None) -> None:
             raise ConfigError(f"task '{task}': {name} must be at least {smallest}, not {value}")
 
 
+MOST = 1024
+"""Loading processes that one machine is asked for at most."""
+
+
 def loading_processes(workers: int | None) -> int:
     """`workers`, or up to four where the processors that this process may use are as many."""
+    if workers is not None and workers > MOST:
+        raise ConfigError(f"workers is {workers}: more processes than any machine has; write at most {MOST}")
     if workers is not None:
         return workers
     cpus = processors()

@@ -202,3 +202,9 @@ def test_workers_change_nothing_under_a_policy(tasks, root):
     for (x, y), (x2, y2) in zip(batches(data, 16, workers=2), batches(data, 16), strict=True):
         assert x.equal(x2)
         assert y.equal(y2)
+
+
+@pytest.mark.parametrize("number", [1025, 100_000])
+def test_more_loading_processes_than_any_machine_has_are_refused(tasks, root, number):
+    with pytest.raises(ConfigError, match=f"workers is {number}: .*at most 1024"):
+        tasks["cifar10"](root=str(root), workers=number)

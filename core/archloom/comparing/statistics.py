@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+SAME = 2.0**-40
+"""Scores that differ by less than this part of their size are equal: sums of the same numbers in another order differ
+in the last digits. A part, so that the unit of a score changes nothing."""
+
 
 def curve(steps: Sequence[tuple[float, float]], grid: Sequence[float]) -> Floats:
     """(points,): the value of the last step at or before each point of the grid, NaN before the first.
@@ -23,7 +27,7 @@ def curve(steps: Sequence[tuple[float, float]], grid: Sequence[float]) -> Floats
     """
     spent = np.array([at for at, _ in steps], dtype=float)
     values = np.array([np.nan, *(value for _, value in steps)])
-    return values[np.searchsorted(spent, np.asarray(grid, dtype=float) + 1e-9, side="right")]
+    return values[np.searchsorted(spent, np.asarray(grid, dtype=float) * (1 + SAME), side="right")]
 
 
 def bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
@@ -73,10 +77,6 @@ class Test:
 
 Test.__test__ = False  # type: ignore[attr-defined]  # no test case of pytest's
 
-
-SAME = 2.0**-40
-"""Scores that differ by less than this part of their size are equal: sums of the same numbers in another order differ
-in the last digits. A part, so that the unit of a score changes nothing."""
 
 EXACT = 10
 """Up to so many pairs that differ, all their 2^n signs are gone through."""
