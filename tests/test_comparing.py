@@ -101,6 +101,9 @@ def test_what_cannot_be_meant_is_refused(changes, message):
         ({"score": "summ"}, "score 'summ' needs 'summ', which no estimator here measures; there are sum"),
         ({"strategies": {"a": "evolutoin"}}, "did you mean 'evolution'"),
         ({"strategies": {"a": {"type": "evolution", "populaton": 3}}}, "did you mean 'population'"),
+        ({"strategies": {"a": {"type": "evolution", "population": 4, "tournament": 5}}}, "must lie in 1"),
+        ({"strategies": {"a": {"type": "surrogate", "costs": ["mac"]}}}, "unknown metric 'mac'"),
+        ({"budget": {"epochs": 5}}, "the budget counts epochs, and nothing here trains"),
         ({"space": {"type": "digit_space", "length": 20}}, "would measure 1,099,511,627,776 architectures"),
     ],
 )

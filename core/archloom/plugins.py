@@ -48,6 +48,7 @@ INJECTED: Mapping[Kind, tuple[str, ...]] = {
         "precision",
         "recorded",
         "objectives",
+        "metrics",
     ),
     "estimator": (),
     "task": (),

@@ -13,6 +13,7 @@ A factory is handed what it names among its parameters; everything else of it is
     recorded    `recorded(name, measure)`: a JSON value measured once in a run's life and reused on resume, the
                 same on all ranks; to be called on all of them
     objectives  the `Objective`s, in the order of a trial's scores
+    metrics     the names of all that the estimators measure, so that an option that names another is refused at once
 
 A factory may declare `needs`, a tuple of what its space must offer: "supernet" or "differentiable"; or "fidelity",
 which an estimator must offer. One that takes `task` needs "supernet" by that alone.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archloom.architecture import Architecture
-from archloom.errors import ConfigError
+from archloom.errors import ConfigError, UnknownName
 from archloom.space import SearchSpace, mutate, sample, size, violations
 from archloom.trial import Trial
 
@@ -43,6 +43,7 @@ class Surrogate:
         self,
         space: SearchSpace,
         rng: random.Random,
+        metrics: Sequence[str] | None = None,
         *,
         initial: int = 10,
         batch: int = 5,
@@ -56,6 +57,10 @@ class Surrogate:
         self.space, self.rng = space, rng
         self.initial, self.batch, self.kappa, self.pool = initial, batch, kappa, pool
         self.costs = tuple(costs or ())
+        if unknown := [name for name in self.costs if metrics is not None and name not in metrics]:
+            raise UnknownName(
+                "metric", unknown[0], metrics or (), "(surrogate: costs are what estimators measure.)"
+            )
         self.encoding = OneHot(space)
         self.whole = self._enumerated() if size(space) <= pool else None
         self.proposed: dict[Architecture, None] = {}  # in order: a set's order differs between processes

@@ -133,6 +133,11 @@ def test_a_cost_that_no_estimator_measures_is_named():
         run(strategy, 1)
 
 
+def test_a_cost_that_no_estimator_of_the_search_measures_is_refused_before_the_first_trial():
+    with pytest.raises(ConfigError, match=r"unknown metric 'mac'; did you mean 'macs'\? .*surrogate: costs"):
+        Surrogate(Toy(), random.Random(0), ("macs", "params"), costs=["mac"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -23,8 +23,10 @@ from ..folder import Folder, Identity, Kind
 from ..observing import Observers, name_of
 from ..plugins import Host
 from ..processes import check_main_guard
+from ..ranks import Ranks
 from ..resolve import Resolved, resolve
 from ..run import Log, write_atomically, write_json
+from ..session.making import make_strategy
 from ..surroundings import undisturbed
 from .config import BASELINE, Comparison, parse_comparison, read_comparison
 from .page import page
@@ -67,6 +69,9 @@ def compare(
         label: resolve(comparison.of(label, 0), host) for label in comparison.protocol.strategies
     }  # whatever is wrong is said before anything runs
     directions = _directions(comparison, resolved[BASELINE])
+    for one in resolved.values():
+        if one.method is None:  # options that a strategy refuses are refused before the first search of any
+            make_strategy(one, None, seed=0, ranks=Ranks(), recorded=lambda name, measure: measure())
     with Folder.begin_or_go_on(folder, COMPARISON, _identity(comparison, resolved[BASELINE])) as claimed:
         tell = Observers([(name_of(notify), notify)])
         tell({"event": "start", "folder": str(folder)})

@@ -50,6 +50,7 @@ def make_method(r: Resolved, ranks: Ranks, recorded: Recorded) -> WeightSharing 
         precision=r.config.precision,
         recorded=recorded,
         objectives=tuple(r.objectives),
+        metrics=tuple(r.metrics),
     )
     if not isinstance(method, WeightSharing):
         raise ConfigError(
@@ -73,6 +74,7 @@ def make_strategy(r: Resolved, method: Any, *, seed: int, ranks: Ranks, recorded
             precision=r.config.precision,
             recorded=recorded,
             objectives=tuple(r.objectives),
+            metrics=tuple(r.metrics),
         )
     if isinstance(strategy, Strategy):
         return strategy
