@@ -8,7 +8,8 @@ from typing import Any, Literal
 import pytest
 
 import archloom
-from archloom.errors import ConfigError, PluginError, UnknownName
+from archloom.architecture import Choice
+from archloom.errors import ConfigError, PluginError, SpaceError, UnknownName
 from archloom.plugins import Host
 from toys import Digits, ToyPlugin
 
@@ -217,6 +218,104 @@ def test_a_factory_that_breaks_the_contract_is_refused_with_its_name(factory, me
         one(factory)
 
 
+def bad_default(space, *, start: int = "hot"):
+    return start
+
+
+def no_default(space, *, start: int = None):  # noqa: RUF013 - a stranger's
+    return start
+
+
+def yes_for_a_number(space, *, start: float = True):
+    return start
+
+
+def outside_the_words(space, *, mode: Literal["up", "down"] = "sideways"):
+    return mode
+
+
+def list_of_what(space, *, rates: list[int] = (1, "x")):
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (bad_default, "option 'start' has the default 'hot', which its annotation refuses: .*valid integer"),
+        (no_default, r"option 'start' has the default None, .*; write 'start: \.\.\. \| None'"),
+        (yes_for_a_number, "option 'start' has the default True, .*a number is needed"),
+        (outside_the_words, "option 'mode' has the default 'sideways', .*'up' or 'down'"),
+        (list_of_what, "option 'rates.1' has the default 'x'"),
+        (lambda space, *, speed=3: None, "option 'speed' has no type annotation"),
+        (type("Walk", (), {"__init__": bad_default}), "option 'start' has the default 'hot'"),
+    ],
+)
+def test_a_default_that_its_annotation_refuses_is_named_with_file_and_line_when_it_is_registered(
+    factory, message
+):
+    with pytest.raises(PluginError, match=rf"^strategy 'mine' of my-dist: {message}.* \({__file__}:\d+\)$"):
+        one(factory)
+
+
+def test_an_annotation_that_means_nothing_is_named_with_file_and_line(tmp_path):
+    (tmp_path / "p.py").write_text(
+        "from __future__ import annotations\nimport archloom\ndef walk(space, *, start: flaot = 1.0): pass\n"
+        "@archloom.hookimpl\ndef register_strategies(register): register('walk', walk)\n"
+    )
+    with pytest.raises(
+        PluginError, match=r"strategy 'walk' of file p.py: .*'flaot' is not defined.*p\.py:3\)"
+    ):
+        Host([tmp_path / "p.py"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "needs", "message"),
+    [
+        (
+            "estimators",
+            ("supernett",),
+            r"it needs 'supernett', which means nothing here; did you mean 'supernet'\?",
+        ),
+        ("estimators", ("differentiable",), "needs 'differentiable', .*It can need: supernet"),
+        (
+            "estimators",
+            "supernet",
+            r"'needs' is a tuple of words, such as \('supernet',\), and not 'supernet'",
+        ),
+        ("estimators", 3, "'needs' is a tuple of words"),
+        ("strategies", ("fidelty",), "did you mean 'fidelity'"),
+        ("strategies", "supernet", "'needs' is a tuple of words"),
+    ],
+)
+def test_a_word_of_needs_that_means_nothing_is_refused_when_it_is_registered(kind, needs, message):
+    factory = type("Made", (), {"needs": needs})
+    with pytest.raises(PluginError, match=message):
+        one(factory, kind)
+
+
+def test_what_an_estimator_needs_by_its_options_is_checked_when_it_is_made():
+    class Weighs:
+        def __init__(self, *, word: str = "supernet"):
+            self.needs = (word,)
+
+    entry = one(Weighs, "estimators").get("estimator", "mine")
+    assert entry.make(entry.validate({})).registered_as == "estimator 'mine'"
+    with pytest.raises(PluginError, match="estimator 'mine' of my-dist: it needs 'supernett'"):
+        entry.make(entry.validate({"word": "supernett"}))
+
+
+def test_a_space_is_checked_when_it_is_made():
+    class Twins:
+        def __init__(self, *, kernel: int = 3):
+            self.choices = [Choice("a", (1, kernel)), Choice("a", (1, 2))]
+
+    entry = one(Twins, "search_spaces").get("space", "mine")
+    with pytest.raises(SpaceError, match="space 'mine' of my-dist: Twins has two choices called 'a'"):
+        entry.make(entry.validate({}))
+    with pytest.raises(SpaceError, match="space 'mine' of my-dist: choice 'a' lists an option twice"):
+        entry.make(entry.validate({"kernel": 1}))
+
+
 def test_an_estimator_is_handed_nothing():
     with pytest.raises(PluginError, match=r"'space' is neither .* handed in \(none\)"):
         one(lambda space: None, "estimators")
@@ -254,6 +353,60 @@ def test_options_are_converted_completed_and_handed_in_with_what_the_factory_nam
 def test_a_wrong_option_is_named_with_the_way_out(options, message):
     with pytest.raises(ConfigError, match=message):
         one(walk).get("strategy", "mine").validate(options)
+
+
+def numbers(
+    space,
+    *,
+    one: int = 1,
+    many: list[float] = [1.0],  # noqa: B006
+    pair: tuple[int, ...] = (1,),
+    by_name: dict[str, float | None] = {},  # noqa: B006
+    perhaps: int | None = None,
+    stages: list[list[int]] = [],  # noqa: B006
+    either: bool | int = 3,
+    word: Literal[0, 1] = 0,
+):
+    return space
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"one": True},
+        {"many": [1, False]},
+        {"pair": [True]},
+        {"by_name": {"a": True}},
+        {"perhaps": False},
+        {"stages": [[8, True, 2]]},
+        {"word": True},
+    ],
+)
+def test_true_and_false_are_no_numbers_at_any_depth_of_an_option(options):
+    with pytest.raises(ConfigError, match=r"option '[\w.]+' = (True|False): "):
+        one(numbers).get("strategy", "mine").validate(options)
+
+
+def test_true_and_false_are_taken_where_they_are_meant():
+    entry = one(numbers).get("strategy", "mine")
+    assert entry.validate({"either": True})["either"] is True
+    assert entry.validate({"one": "7", "perhaps": None, "many": ["1e-3"]})["many"] == [1e-3]
+
+
+def test_options_are_completed_with_the_defaults_as_plain_data():
+    entry = one(numbers).get("strategy", "mine")
+    whole = entry.complete({"one": "7"})
+    assert whole == {
+        "one": "7",
+        "many": [1.0],
+        "pair": [1],
+        "by_name": {},
+        "perhaps": None,
+        "stages": [],
+        "either": 3,
+        "word": 0,
+    }
+    assert entry.validate(whole) == entry.validate({"one": "7"})
 
 
 def test_all_wrong_options_are_told_at_once():

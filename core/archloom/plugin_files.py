@@ -18,6 +18,7 @@ import importlib.machinery
 import importlib.util
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,8 +144,15 @@ def load(plugin: PluginFile) -> ModuleType:
             spec.loader.exec_module(module)  # type: ignore[union-attr]
         except (Exception, SystemExit) as error:
             _forget(package, plugin.files)
-            raise PluginError(f"plugin file {plugin.path} failed: {type(error).__name__}: {error}") from error
+            told = f"{type(error).__name__}: {error}{place_of(error, home)}"
+            raise PluginError(f"plugin file {plugin.path} failed: {told}") from error
     return module
+
+
+def place_of(error: BaseException, home: Path) -> str:
+    """The last line under a folder that an error came through, as " (file:line)"; empty where it came through none."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if home in Path(one.filename).parents]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 _LOADING = threading.RLock()

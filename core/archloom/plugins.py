@@ -398,6 +398,8 @@ def _numbers(annotation: Any) -> Any:
     if annotation is int or annotation is float:
         return Annotated[annotation, BeforeValidator(refuse_bool)]
     origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal and not any(isinstance(word, bool) for word in inner):
+        return Annotated[annotation, BeforeValidator(refuse_bool)] if 0 in inner or 1 in inner else annotation
     if origin in (types.UnionType, Union):
         return annotation if bool in inner else Union[tuple(map(_numbers, inner))]  # noqa: UP007 - made, not written
     if origin is Annotated:
@@ -414,7 +416,7 @@ def _check_defaults(where: str, schema: type[BaseModel], factory: Callable[..., 
     except ValidationError as error:
         for problem in error.errors():
             if problem["type"] != "missing":
-                name = ".".join(map(str, problem["loc"]))
+                name = ".".join(map(str, problem["loc"])).removeprefix("option_")
                 hint = f"; write '{name}: ... | None'" if problem["input"] is None else ""
                 raise PluginError(
                     f"{where}: option '{name}' has the default {shown(repr(problem['input']))}, which its annotation "

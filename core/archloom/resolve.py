@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
     for estimator in estimators:
         if hasattr(estimator, "check"):
             estimator.check(space, resolved.task, resolved.parts)
-    return resolved
+    return replace(resolved, config=completed(config, host))
 
 
 def _check_options(config: SearchConfig, host: Host) -> None:
@@ -104,6 +104,37 @@ def _check_options(config: SearchConfig, host: Host) -> None:
     parts += [("observer", part) for part in config.observers]
     for kind, part in parts:
         host.get(kind, part.type).validate(part.options)
+
+
+def completed(config: SearchConfig, host: Host) -> SearchConfig:
+    """The configuration with every option of every part written out: what it means, whatever later defaults are."""
+
+    def whole(kind: Kind, part: Part, prefix: str = "") -> Part:
+        own = {"in_channels", "num_classes"} if prefix == "head." else set()
+        given = {name: option for name, option in part.options.items() if name not in own}
+        rest = {name: option for name, option in part.options.items() if name in own}
+        options = host.get(kind, prefix + part.type).complete(given)
+        return part.model_copy(update={"options": {**options, **rest}})
+
+    kinds: dict[str, Kind] = {
+        "space": "space",
+        "task": "task",
+        "method": "strategy",
+        "strategy": "strategy",
+        "recipe": "recipe",
+    }
+    parts = {name: part for name in kinds if (part := getattr(config, name)) is not None}
+    model = {
+        name: whole("component", getattr(config.model, name), f"{name}.") for name in ("neck", "head", "loss")
+    }
+    return config.model_copy(
+        update={
+            **{name: whole(kinds[name], part) for name, part in parts.items()},
+            "estimators": [whole("estimator", part) for part in config.estimators],
+            "observers": [whole("observer", part) for part in config.observers],
+            "model": config.model.model_copy(update=model),
+        }
+    )
 
 
 def device_of(name: str) -> torch.device:

@@ -44,7 +44,7 @@ from .making import (
     make_observers,
     make_strategy,
 )
-from .opening import SEARCH, as_config, fresh_path, identity_of, reopened
+from .opening import as_config, fresh_path, identity_of, reopened, search_kind
 from .process import cpu_threads, log_file, note_environment, threads_then
 from .result import Result
 
@@ -65,9 +65,9 @@ def search(
     host = host or Host(checked.plugins)
     resolved = resolve(checked, host)
     claim = (
-        partial(Folder.fresh, fresh_path(checked), SEARCH)
+        partial(Folder.fresh, fresh_path(checked), search_kind(resolved.host))
         if folder is None
-        else partial(Folder.begin, folder, SEARCH)
+        else partial(Folder.begin, folder, search_kind(resolved.host))
     )
     return _Session(resolved, claim, join(resolved.device), notify).run()
 
@@ -90,14 +90,16 @@ def resume(
     config = reopened(folder, overrides, trust=trust)
     host = host or Host(config.plugins)
     resolved = resolve(config, host)
-    return _Session(resolved, partial(Folder.go_on, folder, SEARCH), join(resolved.device), notify).run()
+    return _Session(
+        resolved, partial(Folder.go_on, folder, search_kind(resolved.host)), join(resolved.device), notify
+    ).run()
 
 
 @undisturbed("a search")
 def search_or_resume(config: SearchConfig, folder: Path, *, host: Host) -> Result:
     """Run a search in `folder`, or go on with it where the same one was begun there."""
     resolved = resolve(config, host)
-    claim = partial(Folder.begin_or_go_on, folder, SEARCH)
+    claim = partial(Folder.begin_or_go_on, folder, search_kind(resolved.host))
     return _Session(resolved, claim, join(resolved.device), lambda event: None).run()
 
 
@@ -119,7 +121,7 @@ def verdict(
     config = reopened(folder, overrides, trust=trust)
     host = host or Host(config.plugins)
     resolved = resolve(config, host)
-    claim = partial(Folder.go_on, folder, SEARCH)
+    claim = partial(Folder.go_on, folder, search_kind(resolved.host))
     return _Session(resolved, claim, join(resolved.device), notify).run(search=False)
 
 

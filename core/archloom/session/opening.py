@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..config import LATER, SearchConfig, override, parse_config, read_config
 from ..contents import contents_of, plugin_contents, task_hash
 from ..documents import reachable, read_yaml
-from ..errors import RunError
+from ..errors import ArchloomError, RunError
 from ..folder import Identity, Kind
-from ..resolve import Resolved
+from ..plugins import Host
+from ..resolve import Resolved, completed
 from ..trust import named_files
 
 
@@ -89,6 +91,23 @@ SEARCH = Kind(
     again="Go on with it: archloom resume {path}; or name another folder",
 )
 """What `archloom search` leaves."""
+
+
+def search_kind(host: Host) -> Kind:
+    """`SEARCH`; older versions wrote down the options that were given, and this host's defaults complete them."""
+
+    def legacy(folder: Path) -> Identity | None:
+        found = _said_by_the_log(folder)
+        if found is None:
+            return None
+        known = {name: value for name, value in found.settings.items() if name in SearchConfig.model_fields}
+        try:
+            whole = completed(parse_config(known), host).identity()
+        except ArchloomError:  # a plugin is not there, say: compared as it stands
+            return found
+        return Identity({name: whole.get(name, value) for name, value in found.settings.items()})
+
+    return replace(SEARCH, legacy=legacy)
 
 
 def identity_of(resolved: Resolved) -> Identity:
