@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 import archloom
+from archloom.plugin_files import module_of
 from archloom.plugins import Host
 
 PARTS = '''
@@ -83,7 +84,7 @@ def test_a_search_runs_with_the_head_and_the_loss_of_a_users_file(tmp_path, sear
         tmp_path / "run",
         host=host,
     )
-    calls = sys.modules["archloom_file_my_parts"].CALLS
+    calls = sys.modules[module_of(host.plugin_files[0])].CALLS
     assert (
         calls.count((1.5, True)) >= 6
     )  # 60 images in batches of 16: supernet and retraining ask it, and no other

@@ -123,10 +123,15 @@ def package_of(folder: Path) -> str:
     return f"archloom_files_{hashlib.sha256(str(folder).encode(errors='surrogateescape')).hexdigest()[:16]}"
 
 
+def module_of(plugin: PluginFile) -> str:
+    """The name of the module that a plugin file becomes."""
+    return f"{package_of(plugin.path.parent)}.{plugin.path.stem.replace('.', '_')}"
+
+
 def load(plugin: PluginFile) -> ModuleType:
     """Run a plugin file as it was read, unless it runs already; a PluginError with the cause where that fails."""
     home = plugin.path.parent
-    package, stem = package_of(home), plugin.path.stem.replace(".", "_")
+    package, name = package_of(home), module_of(plugin)
     with _LOADING:
         parent = sys.modules.setdefault(package, ModuleType(package))
         parent.__path__ = [str(home)]
@@ -134,7 +139,6 @@ def load(plugin: PluginFile) -> ModuleType:
         if any(known.get(name, content) != content for name, content in plugin.files.items()):
             _forget(package, plugin.files)  # it was changed since: none of its modules is what it was
         known |= plugin.files
-        name = f"{package}.{stem}"
         if name in sys.modules:
             return sys.modules[name]
         spec = importlib.util.spec_from_loader(name, _Loader(name, str(plugin.path)))

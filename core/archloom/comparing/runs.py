@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..architecture import Architecture
+from ..config import SearchConfig
 from ..engine import Limits, Search
 from ..errors import ConfigError, RunError, SearchError
 from ..estimator import STATIC, Context
@@ -22,11 +23,11 @@ from ..plugins import Host
 from ..processes import Processes, Say, WorkerLost, processors
 from ..randomness import derive_seed
 from ..ranks import Ranks
-from ..resolve import Resolved, resolve
+from ..resolve import Resolved, completed, resolve
 from ..run import Log, Memory, recorded
 from ..session import search_or_resume
 from ..session.making import make_strategy
-from ..session.opening import SEARCH
+from ..session.opening import search_kind
 from ..space import size
 from ..trial import Trial
 from ..workers import measurer
@@ -220,7 +221,7 @@ def run_all(
             )
     missing = [key for key in wanted if key not in done]
     for label, seed in missing:
-        _check_begun(comparison, search_folder(folder, label, seed), label, seed)
+        _check_begun(comparison.of(label, seed), host, search_folder(folder, label, seed), label)
     for record in _records(comparison, folder, host, missing):
         log.append(record)
         done[record["label"], record["seed"]] = record
@@ -264,10 +265,10 @@ def _recorded(log: Log) -> dict[tuple[str, int], Record]:
     return done
 
 
-def _check_begun(comparison: Comparison, folder: Path, label: str, seed: int) -> None:
+def _check_begun(config: SearchConfig, host: Host, folder: Path, label: str) -> None:
     """A RunError, before anything runs, where a search was begun in `folder` with other options."""
-    begun = told(folder, SEARCH) if folder.is_dir() else None
-    found = differences(begun, Identity(comparison.of(label, seed).identity())) if begun else []
+    begun = told(folder, search_kind(host)) if folder.is_dir() else None
+    found = differences(begun, Identity(completed(config, host).identity())) if begun else []
     if found:
         raise RunError(
             f"{folder} has a search of '{label}' with other options ({'; '.join(found)}). Give the new one another "
