@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,22 @@ CONTAINERS = ("features", "trunk_output", "layers", "blocks")
 
 BEHIND = ("avgpool", "classifier", "fc", "head")
 """Children at which the classifier begins."""
+
+
+DOWNLOADS = ("pretrained", "pretrained_backbone", "weights", "weights_backbone", "checkpoint_path")
+"""Those options of torchvision's and timm's builders that bring weights with them."""
+
+
+def without_downloads(options: Mapping[str, Any] | None, who: str) -> dict[str, Any]:
+    """The options of a builder; a ConfigError for one that would fetch weights, or read them past our reader."""
+    given = dict(options or {})
+    for key in [key for key in DOWNLOADS if key in given]:
+        if given.pop(key) not in (None, False, ""):
+            raise ConfigError(
+                f"{who}: the option '{key}' of its builder brings weights, and nothing is ever downloaded; fetch the "
+                "file yourself and name it under 'weights', beside 'name'"
+            )
+    return given
 
 
 class Extractor(nn.Module):
@@ -61,7 +78,8 @@ class TorchvisionBackbone(Extractor):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        options, who = dict(options or {}), f"backbone torchvision '{name}'"
+        who = f"backbone torchvision '{name}'"
+        options = without_downloads(options, who)
         network = _torchvision(name, options)
         if in_channels != 3:
             _replace_first_conv(network, in_channels)
@@ -207,7 +225,8 @@ class TimmBackbone(Extractor):
         if weights is not None and out_indices is not None:
             raise ConfigError(f"{who}: weights go with the whole network; leave out_indices out")
         self.single = not isinstance(out_indices, list)
-        given: dict[str, Any] = {"pretrained": False, "in_chans": in_channels, **(options or {})}
+        own = without_downloads(options, who)
+        given: dict[str, Any] = {"pretrained": False, "in_chans": in_channels, **own}
         if out_indices is None:
             self.network = timm.create_model(name, **given)
             if weights is not None:

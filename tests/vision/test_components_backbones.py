@@ -392,3 +392,25 @@ def test_weights_for_colour_give_grey_images_what_the_same_images_in_colour_get(
         found.append(maps if isinstance(maps, torch.Tensor) else maps[-1])
     assert torch.allclose(*found, rtol=1e-3, atol=1e-4 * float(found[0].abs().max()))
     assert "the stem's three input channels were" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "option"),
+    [
+        (TimmBackbone, "test_resnet", {"pretrained": True}),
+        (TimmBackbone, "test_resnet", {"checkpoint_path": "w.pth"}),
+        (TorchvisionBackbone, "resnet18", {"weights": "DEFAULT"}),
+        (TorchvisionBackbone, "resnet18", {"pretrained": True}),
+    ],
+)
+def test_options_of_a_builder_that_would_fetch_weights_are_refused(make, name, option, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("something was fetched")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    (key,) = option
+    for more in ({}, {"out_indices": [1]}):
+        with pytest.raises(ConfigError, match=rf"'{key}' .*nothing is ever downloaded.*under 'weights'"):
+            make(name=name, options=option, **more)
+    assert make(name=name, options={key: None}) is not None
