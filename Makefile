@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install kernels demo test cpp-tests lint bench chaos clean
+.PHONY: help install kernels demo test cpp-tests lint bench chaos peers clean
 
 help:
 	@echo "make demo     install, then run a complete FBNet search on real images (no download of data)"
 	@echo "make test     install, then run linters, type checks and all tests"
 	@echo "make bench    what takes longer: speed and memory, results in benchmarks/results/"
 	@echo "make chaos    what takes longer: searches killed and resumed, many times over"
+	@echo "make peers    what takes longer and needs the internet: timm's own tests over our networks"
 	@echo "make kernels  compile csrc again; make cpp-tests: its C++ tests under AddressSanitizer and UBSan"
 	@echo "make install  make $(VENV) with archloom and its development tools"
 	@echo "make clean    remove what the others made"
@@ -46,6 +47,9 @@ bench: $(STAMP)
 
 chaos: $(STAMP)
 	$(BIN)/python benchmarks/chaos.py
+
+peers: $(STAMP)
+	$(BIN)/python benchmarks/peers.py
 
 # For the developer of csrc: compile again after a change, and the C++ tests under both sanitizers.
 kernels: $(STAMP)
