@@ -144,7 +144,7 @@ def graphs(source: str) -> dict[str, str]:
     """Of each way, "ok" or what went wrong."""
     torch.manual_seed(0)
     model = open_source(source, Host()).build().eval()
-    network = nn.Sequential(model.backbone, model.neck, model.head)
+    network = nn.Sequential(model.backbone, model.neck, model.head).eval()
     images, told = torch.randn(5, 3, SIDE, SIDE), {}
     for way in WAYS:
         try:

@@ -61,6 +61,7 @@ class TimmNetwork(nn.Module):
         own = len(source.classes or ()) or 1000
         model = source.build(num_classes or own, seed=seed)
         self.backbone, self.neck, self.head = model.backbone, model.neck, model.head
+        self.pools = True
         self.shape, self.in_chans = source.shape, source.shape[0]
         self.num_classes = num_classes or own
         points = stages(steps(self.backbone, self.shape))
@@ -107,7 +108,8 @@ class TimmNetwork(nn.Module):
             fresh = nn.Linear(self.head_hidden_size, num_classes, device=like.device, dtype=like.dtype)
         setattr(where, attribute, fresh.train(self.training))
         if global_pool is not None:
-            self.neck = (nn.Identity() if global_pool == "" else GlobalAverage()).train(self.training)
+            self.pools = global_pool != ""
+            self.neck = (GlobalAverage() if self.pools else nn.Identity()).train(self.training)
         self.num_classes = num_classes
 
     def forward_features(self, x: Tensor) -> Features:
@@ -115,8 +117,10 @@ class TimmNetwork(nn.Module):
         return self.backbone(x)
 
     def forward_head(self, x: Features, pre_logits: bool = False) -> Tensor:
-        """The feature map -> logits, or what the classifier is given."""
+        """The feature map -> logits, or what the classifier is given; the map itself without pooling."""
         x = self.neck(x)
+        if not self.pools:
+            return deepest(x)
         classifier = self.get_submodule(
             getattr(self, "_classifier", None) or classifier_name(self.head) or "head"
         )
@@ -132,7 +136,8 @@ class TimmNetwork(nn.Module):
 
     @typed
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.neck(self.backbone(x)))
+        x = self.neck(self.backbone(x))
+        return self.head(x) if self.pools else x
 
     def forward_intermediates(
         self,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from archloom.errors import ConfigError
+from archloom.graphs import is_scripting
 from archloom.model import Features
 from archloom.weights import load_weights, read_weights, unwrap
 
@@ -121,6 +122,7 @@ class ResNet(nn.Module):
         if not -1 <= frozen_stages <= num_stages:
             raise ConfigError(f"ResNet: frozen_stages must lie in -1..{num_stages}, not {frozen_stages}")
         self.out_indices = stage_indices("ResNet", out_indices, num_stages)
+        self.ends_at_last = self.out_indices in (-1, num_stages - 1)
         self.deep_stem, self.frozen_stages, self.norm_eval = deep_stem, frozen_stages, norm_eval
         conv, norm = build_conv(conv_cfg), build_norm(norm_cfg)
         self.make_stem(in_channels, base_channels, conv, norm)
@@ -181,6 +183,16 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Features:
         x = self.stem(x)
+        if is_scripting():  # TorchScript knows no names that are made as it runs
+            assert self.ends_at_last, "TorchScript takes a ResNet that gives the map of its last stage alone"
+            x = self.layer1(x)
+            if hasattr(self, "layer2"):
+                x = self.layer2(x)
+            if hasattr(self, "layer3"):
+                x = self.layer3(x)
+            if hasattr(self, "layer4"):
+                x = self.layer4(x)
+            return x
         maps = []
         for name in self.stages:
             x = getattr(self, name)(x)
