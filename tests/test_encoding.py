@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import ast
+import io
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from archloom.streams import Stream
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("core", "plugins", "benchmarks", "examples")
 SOURCES = [ROOT / "setup.py", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))]
-NO_TEXT = {"Image", "os", "tarfile", "zipfile", "webbrowser", "np"}
+NO_TEXT = {"Image", "image", "os", "tarfile", "zipfile", "webbrowser", "np"}
 """Whose `open` gives no text file."""
 
 
@@ -86,3 +92,32 @@ def test_every_text_file_is_opened_as_utf_8():
 )
 def test_the_check_itself_finds_text_without_an_encoding_and_nothing_else(code: str, found: bool):
     assert bool(list(without_encoding(ast.parse(code)))) is found
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
+def test_a_configuration_is_the_same_under_every_locale(tmp_path, locale):
+    text = (
+        "space: fbnet\ntask: {type: imagefolder, root: données/日本}\nstrategy: random\nestimators: [macs]\n"
+    )
+    (tmp_path / "c.yaml").write_text(text + "objectives: [macs]\nbudget: {trials: 1}\n", encoding="utf-8")
+    code = "from archloom.config import read_config; print(ascii(read_config('c.yaml').task.options['root']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        check=False,
+    )
+    assert done.stdout.strip() == ascii("données/日本"), done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_console_of_any_encoding_takes_any_text(monkeypatch, encoding):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    stream, text = Stream("stdout"), "donnée 日本 \udce9\n"
+    assert stream.write(text) == len(text)
+    stream.flush()
+    assert stream.lost is None
+    assert raw.getvalue() == text.encode(encoding, "backslashreplace")

@@ -421,17 +421,17 @@ def screen_after(events: list[dict[str, Any]], columns: int, clock: Any) -> list
     return [line.rstrip() for line in screen.display if line.strip()]
 
 
-@pytest.mark.parametrize("columns", [60, 80, 100, 160])
+@pytest.mark.parametrize("columns", [70, 80, 100, 160])
 def test_the_display_says_how_many_of_how_many_the_best_so_far_and_the_time_left(clock, columns):
     trials = [result(0, 50.0, 9000.0), result(1, 91.5, 8000.0), result(2, 30.0, 123456.0)]
     repeat = result(3, 91.5, 8000.0, source=1)
     lines = screen_after([START, {"event": "propose"}, *trials, repeat], columns, clock)
     assert lines[0] == "run folder: runs/a"
     assert re.fullmatch(r"search +━*.* +3 of 40 +0:00:\d\d left", lines[1])
-    assert lines[2] == "best so far: accuracy.inherited 91.5 %, macs 8,000 MACs"
+    assert lines[2] == "best of each so far: accuracy.inherited 91.5 %, macs 8,000 MACs"
 
 
-@pytest.mark.parametrize("columns", [60, 80, 100, 160])
+@pytest.mark.parametrize("columns", [70, 80, 100, 160])
 def test_the_display_of_a_verdict_says_which_training_of_how_many(clock, columns):
     name = "random-same-cost-0-1a2b3c4d-seed0"
     events = [
@@ -446,7 +446,7 @@ def test_the_display_of_a_verdict_says_which_training_of_how_many(clock, columns
     assert lines[-1].startswith("lr 0.1  loss 1.5")
 
 
-@pytest.mark.parametrize("columns", [60, 80, 100, 160])
+@pytest.mark.parametrize("columns", [70, 80, 100, 160])
 def test_the_display_of_a_supernets_training_is_one_line_whatever_its_metrics(clock, columns):
     metrics = {f"theta.entropy.of.layer{i}": 1.5 for i in range(30)}
     fits = [{"event": "fit", "unit": n, "of": 60, "epochs": n / 4, "metrics": metrics} for n in (1, 2, 3)]
@@ -475,7 +475,7 @@ def printed(events: list[dict[str, Any]], clock: Any) -> list[str]:
 def test_piped_lines_say_the_same(clock):
     lines = printed([START, {"event": "propose"}, result(0, 91.5, 9000.0), result(1, 50.0, 8000.0)], clock)
     assert lines[-1].endswith(
-        "   2 of 40   best so far: accuracy.inherited 91.5 %, macs 8,000 MACs   0:00:38 left"
+        "   2 of 40   best of each so far: accuracy.inherited 91.5 %, macs 8,000 MACs   0:00:38 left"
     )
 
 
@@ -483,7 +483,7 @@ def test_a_resumed_search_counts_on_and_knows_the_best_of_before(clock):
     log = [result(0, 91.5, 9000.0), result(1, 50.0, 8000.0), final("found-0-1a2b3c4d-seed0")]
     start = announced({"event": "start", "folder": "f"}, log, START["objectives"], START["budget"], 9)
     lines = printed([start, {"event": "propose"}, result(2, 60.0, 9500.0)], clock)
-    assert "   3 of 40   best so far: accuracy.inherited 91.5 %, macs 8,000 MACs   " in lines[-1]
+    assert "   3 of 40   best of each so far: accuracy.inherited 91.5 %, macs 8,000 MACs   " in lines[-1]
     assert json.dumps(start)
 
 

@@ -96,6 +96,13 @@ def _run(asked: list[int]) -> int:
             raise
         complain(error)
         return 2
+    except UnicodeEncodeError as error:
+        if debug:
+            raise
+        complain(
+            f"{error.object!a}: this locale's encoding, {error.encoding}, lacks a character of that; set PYTHONUTF8=1"
+        )
+        return 2
     except (KeyboardInterrupt, typer.Abort):
         err.print("interrupted; what was done is saved" + how_to_resume())
         return 128 + (asked[-1] if asked else signal.SIGINT)

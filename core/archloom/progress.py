@@ -83,7 +83,11 @@ class _Following:
             f"{objective['name']} {quantity(value, objective['unit'])}"
             for objective, (_, value) in zip(self.objectives, self.standing.best, strict=False)
         ]
-        return f"best so far: {', '.join(found)}" if found else ""
+        return (
+            f"{'best so far' if len(found) == 1 else 'best of each so far'}: {', '.join(found)}"
+            if found
+            else ""
+        )
 
     def best_epoch(self) -> str:
         """The epoch that validates best so far."""

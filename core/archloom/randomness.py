@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import random
 import threading
 import warnings
@@ -52,12 +53,13 @@ def forked_rng(seed: int, *purpose: str | int) -> Iterator[None]:
 
     For code that draws from global state and takes no generator, and is worth no detour: the training of networks with
     dropout. Networks are built under `archloom.drawing.own_rng`. The CPU's generator alone is kept and restored by
-    hand, since that costs microseconds; CUDA's are forked only once CUDA is in use.
+    hand, since that costs microseconds; CUDA's are forked only once CUDA is in use. One thread at a time is inside;
+    others wait, so that two trainings in two threads take turns by the epoch and both draw as alone.
     """
     import torch
 
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
+    with _Watch.turn, torch.random.fork_rng(devices=devices):
         _Watch.look(torch.default_generator.get_state())
         # `default_generator` rather than `torch.manual_seed`: the latter also walks all backends
         torch.default_generator.manual_seed(derive_seed(seed, *purpose))
@@ -83,6 +85,7 @@ class _Watch:
     Each `forked_rng` gives the generator back as it was, so between two of them it stays the same.
     """
 
+    turn = threading.RLock()
     state: torch.Tensor | None = None
     watching = told = False
 
@@ -97,6 +100,14 @@ class _Watch:
             with suppress(Exception):  # where warnings are errors: it is in log.txt
                 warnings.warn(_DRAWN, stacklevel=5)
         cls.state = state
+
+
+def _new_turn() -> None:
+    _Watch.turn = threading.RLock()  # in a forked process nobody is left who would give it back
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_turn)
 
 
 _DRAWN = (
