@@ -47,7 +47,8 @@ class TrainedAccuracy:
             epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, recalibrate=recalibrate
         )
         self.epochs = float(epochs)
-        self._guessed, self._said = 0, False
+        self._guessed: int | None = 0  # at chance so far; None once a network has learned
+        self._said, self._noted = False, False
 
     def epochs_at(self, fidelity: float) -> int:
         """Whole epochs: a share of all, rounded, at least one where it is not nothing."""
@@ -96,6 +97,13 @@ class TrainedAccuracy:
             network=json.dumps(architecture.to_json(), sort_keys=True),
         ):
             trained = epoch.metrics["accuracy"]
+            if not self._noted and "recalibrated" in epoch.metrics:
+                self._noted = True
+                logger.info(
+                    "accuracy.trained: after %d epochs BatchNorm's running statistics have not settled; they are taken "
+                    "anew from %d training images (recalibrate: %s)",
+                    *(epoch.number, epoch.metrics["recalibrated"], self.recipe.recalibrate),
+                )
         return trained
 
     def _warn(self, trained: float, judged: float, classes: int, images: int) -> None:
@@ -103,12 +111,12 @@ class TrainedAccuracy:
         if self._said:
             return
         guessed = by_chance(judged, classes, images)
-        self._guessed = self._guessed + 1 if guessed else -MANY  # a network that learned ends the counting
+        self._guessed = self._guessed + 1 if guessed and self._guessed is not None else None
         told = doubt(trained, judged, classes, images)
-        if told is None or (guessed and trained - judged <= GAP and self._guessed < MANY):
+        if told is None or (guessed and trained - judged <= GAP and self._guessed != MANY):
             return
         self._said = True
-        who = f"the first {MANY} networks" if guessed and self._guessed == MANY else "a network"
+        who = f"the first {MANY} networks" if self._guessed == MANY else "a network"
         logger.warning("accuracy.trained of %s is doubtful: %s", who, told)
 
 

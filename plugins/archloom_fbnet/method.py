@@ -25,9 +25,10 @@ from archloom.ranks import Ranks
 from archloom.strategy import Progress, Recorded
 from archloom.supernet import Mixture, Supernet
 from archloom.task import Task, batches
-from archloom.training import check_single_images, precision_context, way_out_of_single_images
+from archloom.training import precision_context
 from archloom.trial import Trial
 
+from .checks import check_batches
 from .costs import CostTable, Unit, counted_costs, given_costs, measured_costs
 from .loss import Form, Objective, Scaled, Stillness, expected_cost
 from .schedule import Mode, Phase, Span, Temperature, cosine, draw_of, plan
@@ -139,8 +140,8 @@ class FBNet:
             "weights": task.dataset("weights", augment=True),
             "theta": task.dataset("architecture", augment=True),
         }
-        for phase, data in self.data.items():
-            self._check_batches(phase, len(data))
+        sizes = {"weights": len(self.data["weights"]), "architecture": len(self.data["theta"])}
+        check_batches(self.supernet, self._backbone, task.shape, batch_size, sizes, ranks.world)
         steps = {phase: max(1, len(data) // batch_size) for phase, data in self.data.items()}
         self.plan = plan(epochs, warmup_epochs, steps, unit_steps)
         self.done = 0
@@ -344,15 +345,6 @@ class FBNet:
                         nn.init.normal_(module.weight, 0, 0.01)
                         nn.init.zeros_(module.bias)
         return model.to(self.device).to(memory_format=torch.channels_last)
-
-    def _check_batches(self, phase: Phase, images: int) -> None:
-        """Refuse batches of one image on each process where a map of one pixel leaves BatchNorm no variance."""
-        world = self.ranks.world
-        if min(self.batch_size, images) // world == 1:
-            split = "weights" if phase == "weights" else "architecture"
-            way_out = way_out_of_single_images(self.batch_size, "batch_size", (split,), world)
-            first = dict.fromkeys(self._backbone.layers, 0)
-            check_single_images(self.supernet, self.task.shape, way_out, first)
 
     def _cost_table(
         self, parts: ModelParts, cost: str, unit: Unit, table: str | None, recorded: Recorded

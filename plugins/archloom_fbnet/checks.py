@@ -1,0 +1,27 @@
+"""What the method cannot train on, found before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from archloom.model import Model
+from archloom.supernet import Supernet
+from archloom.training import check_single_images, way_out_of_single_images
+
+
+def check_batches(
+    model: Model,
+    supernet: Supernet,
+    shape: tuple[int, int, int],
+    batch_size: int,
+    images: Mapping[str, int],
+    world: int,
+) -> None:
+    """Refuse single images on a process where a map of one pixel leaves BatchNorm no variance.
+
+    model: what is trained, with the supernet as its backbone, on images of `shape` (C, H, W). images: of each split.
+    """
+    for split, count in images.items():
+        if min(batch_size, count) // world == 1:
+            way_out = way_out_of_single_images(batch_size, "batch_size", (split,), world)
+            check_single_images(model, shape, way_out, dict.fromkeys(supernet.layers, 0))
