@@ -18,6 +18,7 @@ Messages say what was wrong, where, and the way out.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -102,10 +103,18 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def shown(text: str, limit: int = 200) -> str:
-    """`text` for a message: what is longer than `limit` is cut in the middle, and says by how much."""
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit * 2 // 3]} ... ({len(text) - limit:,} more characters) ... {text[-limit // 3 :]}"
+    """`text` for a message: what is longer than `limit` is cut in the middle, and says by how much.
+
+    What no console should get from outside, control characters and halves of surrogate pairs, is written as an escape.
+    """
+    if len(text) > limit:
+        note = f" ... ({len(text) - limit:,} more characters) ... "
+        left = max(limit - len(note), 2)
+        text = text[: left * 2 // 3] + note + text[len(text) - left // 3 :]
+    return _UNSHOWN.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def called(thing: Any) -> str:

@@ -73,6 +73,10 @@ def _scores(value: Any) -> Any:
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list):
+        if not all(isinstance(one, str) for one in value):
+            raise PydanticCustomError(
+                "score", "each of the list is a metric; or write label: [metric, metric]"
+            )
         value = {one: one for one in value}
     if isinstance(value, Mapping):
         return {label: [one] if isinstance(one, str) else one for label, one in value.items()}
