@@ -8,6 +8,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,35 @@ def test_comparing_and_ranking_replace_no_file_of_their_users(here):
     with pytest.raises(RunError, match=r"would replace: rank\.json"):
         rank(ranked, ".", host=host())
     assert set(files(here)) == {"comparison.json", "rank.json"}
+
+
+def test_a_latency_table_replaces_no_other_file(here, monkeypatch, capfd):
+    import sys
+
+    from archloom import cli
+
+    def typed(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["archloom", "latency", *words])
+        with suppress(SystemExit):
+            cli.main()
+        return capfd.readouterr().err
+
+    small = ("--set", "space.form=small", "--set", "space.in_channels=1")
+    build = ("build", "fbnet", *small, "--set", "space.candidates=[ir_k3_e1, skip]", "--runs", "1")
+    (here / "latency.json").write_text("[1, 2]")
+    assert (
+        "latency.json is there and is no latency table of this space and setting; it is not replaced"
+        in typed(*build)
+    )
+    assert (here / "latency.json").read_text() == "[1, 2]"
+    (here / "latency.json").unlink()
+    for _ in range(2):  # one's own may be measured anew
+        assert "is not replaced" not in typed(*build)
+    first = (here / "latency.json").read_bytes()
+    assert "is not replaced" in typed(*build, "--batch", "2")
+    (here / "latency-check.json").write_text("{}")
+    assert "latency-check.json is there and is no result of a latency check" in typed("check", *build[1:-2])
+    assert (here / "latency.json").read_bytes() == first
 
 
 # -- what changed ---------------------------------------------------------------------------------------

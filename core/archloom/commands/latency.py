@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,7 @@ def build(
 ) -> None:
     """Measure every candidate of a space on this device. --set space.form=small, --set task.resolution=16."""
     from ..config import override, parse_part
+    from ..folder import spare
     from ..latency import build_table
     from ..resolve import device_of, make
     from ..run import write_json
@@ -34,8 +36,14 @@ def build(
     host = make_host(plugin)
     parts = override({"space": {"type": space}, "task": {"type": task}}, sets or [])
     made_task = make(host, "task", parse_part(parts["task"], "task"))
+    made = make(host, "space", parse_part(parts["space"], "space"))
+    spare(
+        target,
+        _same_table(made, made_task, device_of(device), batch),
+        "latency table of this space and setting",
+    )
     table = build_table(
-        make(host, "space", parse_part(parts["space"], "space")),
+        made,
         tuple(made_task.shape),
         len(made_task.classes),
         device=device_of(device),
@@ -81,6 +89,7 @@ def check(
 
     from ..config import override, parse_part
     from ..errors import ConfigError
+    from ..folder import spare
     from ..latency_check import check_file, page, read_measured
     from ..resolve import device_of, make
     from ..run import write_atomically, write_json
@@ -88,6 +97,9 @@ def check(
     host = make_host(plugin)
     parts = override({"space": {"type": space}, "task": {"type": task}}, sets or [])
     made = make(host, "space", parse_part(parts["space"], "space"))
+    numbers = target.with_suffix(".json")
+    spare(numbers, _is_check, "result of a latency check")
+    spare(target, lambda data: b": archloom</title>" in data, "page of a latency check")
     if measured is not None:
         if table is not None or calibrate:
             raise ConfigError(
@@ -104,7 +116,6 @@ def check(
             known, made, made_task, device_of(device), networks, calibrate, runs, seed
         )
         title = f"Latency of {space} on {known.setting.device}"
-    numbers = target.with_suffix(".json")
     write_json(numbers, document)
     write_atomically(target, page(document, title).encode())
     if as_json:
@@ -112,6 +123,32 @@ def check(
         return
     _print_agreement(document)
     out.print(f"page: {target}   all numbers: {numbers}")
+
+
+def _same_table(space: Any, task: Any, device: Any, batch: int) -> Callable[[bytes], bool]:
+    """Whether a file's content is a table of this space, geometry and setting: one that may be measured anew."""
+    from ..documents import parse_json
+    from ..errors import ConfigError
+    from ..latency import LatencyTable, setting_of
+
+    def same(data: bytes) -> bool:
+        try:
+            table = LatencyTable.from_json(parse_json(data, "the file"))
+            table.check(space, tuple(task.shape), len(task.classes))
+        except ConfigError:
+            return False
+        return table.setting == setting_of(device, batch)
+
+    return same
+
+
+def _is_check(data: bytes) -> bool:
+    """Whether a file's content is what an earlier check left."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and isinstance(found.get("devices"), dict)
 
 
 def _table(path: Path | None, space: Any, task: Any, device: Any, batch: int | None, runs: int) -> Any:
