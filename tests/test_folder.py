@@ -241,6 +241,7 @@ def test_what_killed_writers_left_is_removed_by_the_next_owner_and_nothing_else_
         ".checkpoint.pt.new.99999999",
         f".letter.txt.{os.getpid()}",
         "deep/.a.json.99999999",
+        "deep/.plugin.py.99999999",
     ]
     kept = [".letter.txt.1", ".notes.99999999", "letter.txt.99999999", ".letter.txt"]  # 1 lives
     for name in (*left, *kept):
@@ -375,3 +376,19 @@ def test_a_mark_that_is_damaged_is_said(tmp_path):
     write_json(tmp_path / "identity.json", {"format": "archloom folder 1", "kind": "letter"})
     with pytest.raises(RunError, match="lacks settings, contents or versions; restore it, or start anew"):
         Folder.go_on(tmp_path, LETTER, MINE)
+
+
+def test_what_is_named_by_strangers_stays_inside_its_folder():
+    from archloom.architecture import Architecture
+    from archloom.family import Member
+    from archloom.judging.looking import _names
+
+    names = ["phi-3", "phi-1.5", "../config", "a/b", "a b", ".hidden"]
+    made = [Member(name, {}, Architecture({}), (1, 1, 1), 0, 0).file for name in names]
+    assert made[:2] == ["family/phi-3.json", "family/phi-1.5.json"]
+    assert len({file.lower() for file in made}) == len(names)
+    assert all(file.count("/") == 1 and not file.startswith("family/.") for file in made)
+    paths = [Path("x/a/b/c.png"), Path("y/a/b/c.png"), Path("a/d.png"), Path("b/D.png"), Path("b/e.png")]
+    pictures = _names(paths)
+    assert len({name.lower() for name in pictures.values()}) == len(paths)
+    assert pictures[Path("b/e.png")] == "e"

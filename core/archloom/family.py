@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from .architecture import Architecture
 from .config import Part
 from .cost import count
+from .folder import path_name
 from .model import ModelParts, assemble
 from .plugins import Host
 from .resolve import make
@@ -37,7 +39,8 @@ class Member:
     @property
     def file(self) -> str:
         """Its architecture file, within the run folder."""
-        return f"{FOLDER}/{self.name}.json"
+        plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", self.name)
+        return f"{FOLDER}/{self.name if plain else path_name(self.name)}.json"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: the figures, and where the architecture file is."""

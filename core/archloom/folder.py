@@ -31,6 +31,7 @@ logger = logging.getLogger("archloom")
 MARK = "identity.json"
 FORMAT = "archloom folder 1"
 
+_ANY_TEMPORARY = re.compile(r"^\.(.+)\.(\d+)$")
 _TEMPORARY = re.compile(r"^\..+\.(json|jsonl|yaml|txt|csv|html|svg|png|pt|new|safetensors|onnx)\.(\d+)$")
 
 
@@ -283,7 +284,8 @@ def _sweep(path: Path) -> None:
     """Remove what writers left that were killed: the folder is ours, so whoever does not live will not finish."""
     for folder, _, names in os.walk(path):
         for name in names:
-            found = _TEMPORARY.match(name)
+            # at the top, where somebody may have put a file of his own, only what archloom writes there
+            found = (_TEMPORARY if folder == str(path) else _ANY_TEMPORARY).match(name)
             if found and not (int(found[2]) != os.getpid() and Path(f"/proc/{found[2]}").exists()):
                 with suppress(OSError):
                     os.unlink(os.path.join(folder, name))

@@ -34,6 +34,9 @@ BEAT = 5.0
 PATIENCE = 30.0
 """Seconds without a sign of life after which an owner on another machine counts as dead."""
 
+GRACE = 1.0
+"""Seconds that are waited for a lock on this machine: the processes of an owner that was killed end a little later."""
+
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 _held: dict[tuple[int, int], Lock] = {}  # by the folder's device and inode: threads share a process's locks
 _guard = threading.Lock()
@@ -82,10 +85,15 @@ class Lock:
 
     def _take(self) -> int:
         # nothing below may close a second handle of the file while it is locked: that would free the lock
+        until = time.monotonic() + GRACE
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 locked = _try_lock(file)
+                if locked is False and time.monotonic() < until:
+                    os.close(file)
+                    time.sleep(0.05)
+                    continue
                 if locked is False:
                     raise _refusal(self.folder, _patiently(file))
                 if not _is(file, self.path):  # its owner gave it back between our opening it and our lock

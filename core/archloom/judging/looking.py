@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 
 from ..errors import ConfigError
 from ..exporting.checking import Classifier, needed
+from ..folder import path_name
 from ..model import Model, deepest, output_shape
 from ..report import document
 from ..report.markup import BLUE, amount, axis, escaped, plot, section, table
@@ -101,11 +102,18 @@ class _Deepest(nn.Module):
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
     """A name of its own for each path's picture: its stem, with the folder's name before it where stems are equal."""
     stems = [path.stem for path in paths]
-    return {
+    names = {
         path: path.stem
         if stems.count(path.stem) == 1
         else "-".join([*path.parts[-3:-1], path.name]).strip("/")
         for path in paths
+    }
+    taken = [name.lower() for name in names.values()]
+    return {
+        path: name
+        if taken.count(name.lower()) == 1
+        else f"{path.stem}.{path_name(str(path)).rpartition('.')[2]}"
+        for path, name in names.items()
     }
 
 
