@@ -6,7 +6,18 @@ from torch import nn
 
 from archloom.architecture import Architecture
 from archloom.errors import ConfigError
-from archloom.model import GlobalAverage, LinearHead, Model, ModelParts, assemble, evaluating, output_shape
+from archloom.model import (
+    GlobalAverage,
+    LinearHead,
+    Model,
+    ModelParts,
+    assemble,
+    evaluating,
+    output_shape,
+    places,
+    ranked,
+    topk_accuracy,
+)
 from toys import Blocks, state_of
 
 
@@ -88,3 +99,20 @@ def test_evaluating_gives_every_module_its_own_mode_back_even_after_an_error():
     with pytest.raises(RuntimeError), evaluating(module):
         raise RuntimeError
     assert [m.training for m in module.modules()] == [True, True, False, False]
+
+
+def test_a_label_has_one_place_among_its_logits_whatever_the_ties():
+    logits = torch.tensor([[1.0, 3.0, 3.0, 0.0], [2.0, 2.0, 2.0, 2.0], [0.0, float("nan"), 1.0, 5.0]])
+    assert places(logits.repeat(4, 1), torch.arange(4).repeat_interleave(3)).view(4, 3).T.tolist() == [
+        [2, 0, 1, 3],
+        [0, 1, 2, 3],
+        [4, 4, 4, 4],  # an image of which the network gives no number is never right
+    ]
+    assert ranked(logits[:2]).tolist() == [[1, 2, 0, 3], [0, 1, 2, 3]]
+    assert topk_accuracy(logits, torch.tensor([2, 1, 3]), (1, 2, 4)) == {
+        "top1": 0.0,
+        "top2": pytest.approx(200 / 3),
+        "top4": pytest.approx(200 / 3),
+    }
+    with pytest.raises(ConfigError, match="no top 5 of 4 classes"):
+        topk_accuracy(logits, torch.tensor([2, 1, 3]), (5,))

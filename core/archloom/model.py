@@ -232,6 +232,8 @@ def shapes(value: Any) -> str:
 
 def topk_accuracy(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1,)) -> dict[str, float]:
     """{"top1": %, ...}: how many labels (N,) are among the k largest of their logits (N, classes)."""
+    if max(topk) > logits.shape[1]:
+        raise ConfigError(f"there is no top {max(topk)} of {logits.shape[1]} classes")
     place = places(logits, labels)
     return {f"top{k}": 100 * float((place < k).float().mean()) for k in topk}
 
