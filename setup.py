@@ -209,7 +209,7 @@ def first_error(lines: list[str]) -> str:
         command_follows = line.startswith("FAILED:")  # ninja prints the command that failed below it
         failed = failed or command_follows
         if not (is_command or command_follows or line.startswith("ninja:")) and line.strip():
-            if re.search(r"\berror\b[^:]*:|\bfatal\b[^:]*:", line):
+            if re.search(r"\berror\b[^:]*:|\bfatal\b[^:]*:|\bld(\.\w+)?: (cannot|.*undefined)", line):
                 return line.strip()[:500]
             if failed:
                 said.append(line.strip()[:500])

@@ -161,8 +161,9 @@ def test_only_the_command_line_prints_parses_arguments_or_exits(path):
 
 
 def run(code: str) -> None:
+    own = "ignore:archloom's compiled kernels are not in use"  # the laws hold where nothing was compiled too
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-W", own, "-c", code], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 

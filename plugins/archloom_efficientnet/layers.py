@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 from archloom import kernels, ops
+from archloom.kernels.norms import unhooked
 
 from .padding import Pair, is_tracing, pad_behind
 
@@ -42,16 +43,7 @@ def may_fuse(x: Tensor) -> bool:
 
 def unwatched(*modules: nn.Module) -> bool:
     """Whether the modules' work may be done without calling them: no hook, and no forward put in their place."""
-    for module in modules:
-        if (
-            module._forward_hooks
-            or module._forward_pre_hooks
-            or module._backward_hooks
-            or module._backward_pre_hooks
-            or "forward" in module.__dict__
-        ):
-            return False
-    return True
+    return all(map(unhooked, modules))
 
 
 def is_ordinary(bn: nn.Module) -> bool:

@@ -170,6 +170,10 @@ ninja: build stopped: subcommand failed."""
             "a.cpp:9:1: fatal error",
         ),
         ("nvcc fatal   : Unsupported gpu architecture 'compute_20'", None),
+        (
+            "/usr/bin/ld: cannot find -lfoo\ncollect2: error: ld returned 1 exit status",
+            "/usr/bin/ld: cannot find",
+        ),
         ("what is -std=c++20?\nI do not know it", "what is -std=c++20?"),
     ],
 )
