@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archloom.errors import SpaceError, nearest
+from archloom.graphs import is_scripting
+from archloom.kernels.norms import unhooked
 
 Norm = Literal["bn", "gn", "frozen_bn"]
 
@@ -141,7 +143,39 @@ def make_norm(channels: int, options: BlockOptions) -> nn.Module:
     return nn.GroupNorm(options.norm_groups, channels)
 
 
-class ConvNormReLU(nn.Sequential):
+class Sequence(nn.Sequential):
+    """Layers one after another. A ReLU works in place where no hook or extractor may hold what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_scripting():
+            for layer in self:
+                x = layer(x)
+            return x
+        return self.run(x)
+
+    def run(self, x: Tensor) -> Tensor:
+        before: nn.Module | None = None
+        for layer in self:
+            if type(layer) is nn.ReLU and before is not None and unhooked(layer) and gives_its_own(before, x):
+                x = F.relu(x, inplace=True)
+            else:
+                x = layer(x)
+            before = layer
+        return x
+
+
+def gives_its_own(layer: nn.Module, result: Tensor) -> bool:
+    """Whether nobody but its caller can hold what `layer`, or the last layer in it, has given."""
+    last = layer[-1] if isinstance(layer, nn.Sequential) and len(layer) else layer
+    return unhooked(layer) and unhooked(last) and not isinstance(result, torch.fx.Proxy)
+
+
+def added(y: Tensor, x: Tensor, giver: nn.Module) -> Tensor:
+    """y + x, written into y where nobody but `giver`'s caller can hold it."""
+    return y.add_(x) if gives_its_own(giver, y) else y + x
+
+
+class ConvNormReLU(Sequence):
     """conv (without bias), norm, ReLU; the last two where asked for. Padding keeps the size at stride 1."""
 
     def __init__(
@@ -162,7 +196,7 @@ class ConvNormReLU(nn.Sequential):
         if norm:
             self.add_module("bn", make_norm(c_out, options))
         if relu:
-            self.add_module("relu", nn.ReLU(inplace=True))
+            self.add_module("relu", nn.ReLU())
 
 
 class Upsample(nn.Module):
@@ -197,7 +231,7 @@ class Skip(nn.Module):
         return self.conv(self.upsample(x))
 
 
-class BasicBlock(nn.Sequential):
+class BasicBlock(Sequence):
     """Two 3x3 convolutions, the first at the input's width and with the stride; a residual where it fits."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, options: BlockOptions) -> None:
@@ -205,17 +239,20 @@ class BasicBlock(nn.Sequential):
         super().__init__(
             nn.Conv2d(c_in, c_in, 3, stride, 1, bias=False),
             make_norm(c_in, options),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Conv2d(c_in, c_out, 3, 1, 1, bias=False),
             make_norm(c_out, options),
         )
         self.residual = stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x
-        for layer in self:
-            y = layer(y)
-        return y.add_(x) if self.residual else y
+        if is_scripting():
+            y = x
+            for layer in self:
+                y = layer(y)
+            return y + x if self.residual else y
+        y = self.run(x)
+        return added(y, x, self[-1]) if self.residual else y
 
 
 class Shift(nn.Module):
@@ -239,7 +276,7 @@ class Shift(nn.Module):
         return F.conv2d(x, self.kernel, None, self.stride, self.padding, groups=self.groups)
 
 
-class ShiftBlock(nn.Sequential):
+class ShiftBlock(Sequence):
     """1x1 conv, norm, ReLU, 5x5 shift, 1x1 conv, norm; a residual where shape is kept.
 
     The inner width is a multiple of 8 whatever the options' width divisor.
@@ -251,7 +288,7 @@ class ShiftBlock(nn.Sequential):
         super().__init__(
             nn.Conv2d(c_in, c_mid, 1, bias=False),
             make_norm(c_mid, options),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             Shift(c_mid, 5, stride),
             nn.Conv2d(c_mid, c_out, 1, bias=False),
             make_norm(c_out, options),
@@ -259,10 +296,13 @@ class ShiftBlock(nn.Sequential):
         self.residual = stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x
-        for layer in self:
-            y = layer(y)
-        return y.add_(x) if self.residual else y
+        if is_scripting():
+            y = x
+            for layer in self:
+                y = layer(y)
+            return y + x if self.residual else y
+        y = self.run(x)
+        return added(y, x, self[-1]) if self.residual else y
 
 
 def interleave(x: Tensor, groups: int) -> Tensor:
@@ -294,10 +334,10 @@ class SqueezeExcitation(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         inner = max(channels // 4, 8)
-        self.op = nn.Sequential(
+        self.op = Sequence(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(channels, inner, 1),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Conv2d(inner, channels, 1),
             nn.Sigmoid(),
         )
@@ -350,4 +390,6 @@ class InvertedResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.pwl(self.dw(self.upsample(self.shuffle(self.pw(x)))))
-        return self.se4(y.add_(x) if self.residual else y)
+        if is_scripting():
+            return self.se4(y + x if self.residual else y)
+        return self.se4(added(y, x, self.pwl) if self.residual else y)
