@@ -22,6 +22,7 @@ from archloom.model import ModelParts
 from archloom.objective import Constraint, Objective
 from archloom.run import Log, Memory
 from archloom.space import mutate, sample
+from archloom.strategy import Proposal
 from archloom_baselines import RandomSearch, RegularizedEvolution
 from toys import Additive, Dear, Digits, Listed, by_sum, comparable, digits, search
 
@@ -623,3 +624,25 @@ def test_every_event_of_the_log_is_also_told_to_observers():
     assert told == log.events
     kinds = [event["event"] for event in told]
     assert kinds == ["propose", "result", "observe"] * 2 + ["propose", "end"]
+
+
+@pytest.mark.parametrize(
+    ("proposed", "message"),
+    [
+        (
+            digits(9, 0, 0),
+            r"proposed what is not in the space: choice 'd0' has no option 9.* It has: 0, 1, 2, 3",
+        ),
+        (Architecture({"d0": 1}), r"proposed what is not in the space: .*lacks \['d1', 'd2'\]"),
+        ("k3", "proposed 'k3', which is no Architecture"),
+        ({"d0": 1}, r"proposed \{'d0': 1\}, which is no Architecture"),
+        (Proposal(digits(0, 0, 0), 2.0), "proposed a fidelity of 2.0; it is a share"),
+    ],
+)
+def test_a_proposal_that_cannot_be_meant_names_the_strategy_that_made_it(proposed, message):
+    with pytest.raises((SpaceError, SearchError), match=f"^class Listed {message}"):
+        search(Listed([proposed]))
+    named = Listed([proposed])
+    named.registered_as = "strategy 'listed'"  # as the host writes on what it makes
+    with pytest.raises((SpaceError, SearchError), match=f"^strategy 'listed' {message}"):
+        search(named)

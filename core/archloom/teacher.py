@@ -21,9 +21,9 @@ def load_teacher(recipe: Recipe, task: Task, host: Host) -> nn.Module | None:
     """
     if recipe.teacher is None:
         return None
-    files = plugins_beside(recipe.teacher)
+    files = plugins_beside(recipe.teacher, host.files)
     if not set(files) <= set(host.files):
-        host = Host(dict.fromkeys([*host.files, *files]))
+        host = Host(files)
     source = open_source(recipe.teacher, host)
     weights = recipe.teacher_weights or source.weights
     if weights is None:

@@ -7,7 +7,6 @@ the search was given judges it. `family` is step 2.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -18,6 +17,7 @@ from torch import nn
 
 from archloom.architecture import Architecture, Choice
 from archloom.config import parse_part
+from archloom.documents import read_json
 from archloom.errors import ConfigError, SpaceError
 from archloom.plugins import Host
 from archloom.resolve import make
@@ -138,7 +138,7 @@ class ScalingSpace:
             return self._base
         path = Path(self._base)
         path = path / "architecture.json" if path.is_dir() else path
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else self._base  # type: ignore[no-any-return]
+        return read_json(path, "the base's architecture") if path.is_file() else self._base  # type: ignore[no-any-return]
 
 
 def _coefficients(architecture: Architecture) -> tuple[float, float, float]:

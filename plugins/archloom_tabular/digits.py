@@ -100,7 +100,7 @@ def _read(path: str | None, where: str) -> Mapping[str, Any]:
         document = json.loads(
             shipped.read_text(encoding="utf-8") if path is None else Path(path).read_text(encoding="utf-8")
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read {where}: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ConfigError(f"{where} is not of the format {FORMAT!r}; benchmarks/digits_table.py writes it")

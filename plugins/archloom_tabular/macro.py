@@ -52,7 +52,7 @@ def read_macro(path: str | Path | None = None) -> Mapping[str, Row]:
             else Path(path).read_text(encoding="utf-8")
         )
         data = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, where))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read {where}: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{where} holds a {type(data).__name__}, not code -> figures")

@@ -114,7 +114,7 @@ def _json(path: Path, architecture: str) -> Iterator[tuple[str, Row]]:
 
     try:
         data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no JSON: {error}") from error
     yield from _entries(path, data, architecture)
 

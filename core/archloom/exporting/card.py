@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ..cost import MACS, count
+from ..documents import read_json, read_mapping
 from ..environment import commit, versions
 from ..run import write_atomically
 from ..trained import Trained
@@ -61,7 +62,7 @@ def metrics_beside(trained: Trained) -> dict[str, float]:
     if trained.weights is None or trained.weights != trained.source.weights:
         return {}
     if (folder / "metrics.json").is_file():
-        found: dict[str, float] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        found: dict[str, float] = read_json(folder / "metrics.json", "the metrics")
         return found
     if (folder / "log.jsonl").is_file():
         return metrics_of_run(folder, trained.source.document.get("architecture"))
@@ -143,6 +144,5 @@ def _stored(source: str) -> Mapping[str, Any]:
     """What a run or a training wrote down of itself."""
     for name in ("training.yaml", "config.yaml"):
         if (Path(source) / name).is_file():
-            found: Mapping[str, Any] = yaml.safe_load((Path(source) / name).read_text(encoding="utf-8"))
-            return found
+            return read_mapping(Path(source) / name, "what is known of the training,")
     return {}

@@ -11,10 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..architecture import Architecture
-from ..documents import reachable
+from ..documents import parse_yaml, reachable, read_text
 from ..errors import RunError
 from ..objective import Objective, front
 from ..trial import Trial, since_anew
@@ -68,11 +66,8 @@ class Story:
                 raise RunError(
                     f"{folder} is no run folder: it has no {name}. Name the folder that archloom search wrote"
                 )
-        text = (folder / "config.yaml").read_text(encoding="utf-8")
-        try:
-            config = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RunError(f"{folder / 'config.yaml'} is damaged: {error}") from error
+        text = read_text(folder / "config.yaml", "the run's configuration", error=RunError)
+        config = parse_yaml(text, f"{folder / 'config.yaml'} is damaged: it", error=RunError)
         if not isinstance(config, Mapping):
             raise RunError(f"{folder / 'config.yaml'} is damaged: it holds no mapping of keys to values")
         recorded = {path.stem: _json(path) for path in sorted(folder.glob("recorded/*.json"))}
@@ -182,7 +177,7 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(
             f"{path} is damaged: {error}. Restore it, or resume the run to have it written anew"
         ) from error
@@ -194,7 +189,7 @@ def _events(path: Path) -> list[Mapping[str, Any]]:
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
             events.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(
                 f"{path}, line {number}, is not JSON; restore the file, or start a new run"
             ) from error
