@@ -149,6 +149,7 @@ def _scan(folder: Path, on_corrupt: str, upright: bool, chosen: frozenset[str] |
         corrupt += sorted(broken)
         samples += (good := [(path, label) for path in files if path not in broken])
         empty += [] if good else [name]
+    found.say(folder)
     if empty or not classes:
         left_out = f" Left out as corrupt: {', '.join(map(pictures.shown, corrupt))}." if corrupt else ""
         told = f"there is no valid file for the classes {', '.join(empty)}" if empty else "no class folder"
@@ -156,7 +157,6 @@ def _scan(folder: Path, on_corrupt: str, upright: bool, chosen: frozenset[str] |
             f"task '{NAME}': {folder.resolve()} is empty, or a class in it is: {told}.{left_out} "
             f"Put images there, or remove the folders that are no class. {LAYOUT}"
         )
-    found.say(folder)
     if corrupt:
         warnings.warn(
             f"task '{NAME}': left out {len(corrupt)} images of {folder} that cannot be read: "

@@ -353,6 +353,18 @@ def test_a_class_without_images_is_named(tasks, tmp_path):
         tasks["imagefolder"](root=str(root))
 
 
+def test_a_class_of_files_that_are_not_read_is_named_with_the_files(tasks, tmp_path):
+    root = write_folder(tmp_path, {"train": 2, "val": 2})
+    (root / "train" / "ant").mkdir()
+    (root / "train" / "ant" / "x.ico").write_bytes(b"")
+    (root / "train" / "ant" / "y.svg").write_text("<svg/>")
+    with (
+        pytest.warns(UserWarning, match=r"of an ending that is not read: .*ant/x\.ico, .*ant/y\.svg"),
+        pytest.raises(TaskError, match="no valid file for the classes ant"),
+    ):
+        tasks["imagefolder"](root=str(root))
+
+
 def test_one_class_is_refused(tasks, tmp_path):
     root = write_folder(tmp_path, {"train": 2, "val": 2}, classes=("cat",))
     with pytest.raises(TaskError, match=rf"{tmp_path}/train has one class only, 'cat'"):
