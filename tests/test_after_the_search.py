@@ -213,3 +213,26 @@ def test_strict_raises_what_fails_and_keeps_the_result(tmp_path):
     with pytest.raises(ValueError, match="no family today"):
         archloom.search(searched(strict=True), tmp_path, host=fragile())
     assert read(tmp_path)["found"]["architecture"] == {"d0": 3, "d1": 0}
+
+
+def test_what_failed_is_tried_again_by_the_command_and_not_by_a_resume(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+
+        def full(*_: Any, **__: Any) -> None:
+            raise torch.OutOfMemoryError("the device is full")
+
+        patched.setattr("archloom.session.finals.train_and_test", full)
+        settings = {
+            "verdict": {"seeds": 1, "random": 1, "cost": "sum"},
+            "recipe": {"type": "default", "epochs": 1},
+        }
+        first = archloom.search(config(**settings), tmp_path, host=host())
+    assert [failure.error for failure in first.failures] == ["OutOfMemoryError: the device is full"] * 3
+    assert "the found network could not be trained, so nothing is said of it" in first.verdict[0]
+    assert not (tmp_path / "weights.safetensors").exists()
+    assert archloom.resume(tmp_path, host=host()).failures == first.failures
+    again = verdict(tmp_path, host=host())
+    assert (again.failures, len(again.groups)) == ((), 3)
+    assert (tmp_path / "weights.safetensors").exists()
+    assert again.architecture == first.architecture
+    assert "failed" not in json.dumps(read(tmp_path)["verdict"])
