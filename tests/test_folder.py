@@ -279,14 +279,19 @@ def test_a_file_whose_content_changed_is_named_and_one_that_only_moved_is_the_sa
     assert told.startswith("method.tables.0.path, the file words.json, had another content: then ")
 
 
-def test_a_word_names_no_file_and_a_type_never_does(tmp_path, monkeypatch):
+def test_every_setting_that_names_a_file_is_known_by_it_and_a_type_never_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("few", "few.txt", "with.dot"):
-        (tmp_path / name).write_text("")
+        (tmp_path / name).write_text(name)
     found = contents_of(
-        {"a": {"type": "few.txt", "form": "few", "path": "with.dot", "other": "no.txt"}, "n": 1}
+        {
+            "a": {"type": "few.txt", "form": "few", "path": "with.dot", "other": "no.txt"},
+            "odd": ["", "~nobody-has-this-home/x", "zero\0byte", "x" * 5000, 1, None],
+            "where": ".",
+        }
     )
-    assert list(found) == ["a.path"]
+    assert list(found) == ["a.form", "a.path", "where"]
+    assert found["where"] == "folder"
 
 
 def test_of_plugin_files_those_that_both_have_are_compared(tmp_path):

@@ -683,6 +683,14 @@ def test_a_run_that_may_not_be_read_is_said_in_one_sentence(forbidden, command):
         commands[command]()
 
 
+@pytest.mark.parametrize("line", ["5", "null", "[]", "{}", '{"event": 3}'])
+def test_a_report_of_a_log_with_a_line_that_is_no_event_names_it(tmp_path, line):
+    (tmp_path / "config.yaml").write_text("space: a")
+    (tmp_path / "log.jsonl").write_text('{"event": "start"}\n' + line + "\n")
+    with pytest.raises(RunError, match=r"log\.jsonl, line 2, is no event"):
+        write_report(tmp_path)
+
+
 def test_a_report_that_cannot_be_written_is_said_in_one_sentence(tmp_path, monkeypatch):
     archloom.search(config(), tmp_path, host=host())
     before = files(tmp_path)

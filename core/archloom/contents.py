@@ -29,21 +29,21 @@ _SOURCES = ("architecture.json", "model.yaml", "weights.safetensors")
 def contents_of(settings: Mapping[str, Any]) -> dict[str, str]:
     """Dotted key -> hash, for each setting that names a file that is there; `FOLDER` where it names a folder.
 
-    Of a folder that is a trained network (a run, say, named as a teacher) its files are hashed. A word without a dot
-    and without a slash names no file, whatever lies in the working directory.
+    Of a folder that is a trained network (a run, say, named as a teacher) its files are hashed. Names of types are no
+    files, whatever lies in the working directory.
     """
     found = {}
     for key, value in leaves(settings):
-        if not isinstance(value, str) or key.rpartition(".")[2] == "type":
+        if not isinstance(value, str) or not value or key.rpartition(".")[2] == "type":
             continue
-        path = Path(value).expanduser()
         try:
+            path = Path(value).expanduser()
             if path.is_dir():
                 files = [path / name for name in _SOURCES if (path / name).is_file()]
                 found[key] = _joined(map(file_hash, files)) if files else FOLDER
-            elif (path.suffix or os.sep in value) and path.is_file():
+            elif path.is_file():
                 found[key] = file_hash(path)
-        except (OSError, ValueError):  # no path at all: too long, or with a zero byte
+        except (OSError, ValueError, RuntimeError):  # no path at all: too long, a zero byte, nobody's home
             continue
     return found
 

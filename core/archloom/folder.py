@@ -292,4 +292,5 @@ def _sweep(path: Path) -> None:
 
 
 def _unusable(path: Path, error: OSError) -> RunError:
-    return RunError(f"cannot open the folder {path}: {error.strerror or error}")
+    inside = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
+    return RunError(f"cannot open the folder {path}: {error.strerror or error}{inside}")

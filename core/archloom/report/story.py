@@ -193,4 +193,6 @@ def _events(path: Path) -> list[Mapping[str, Any]]:
             raise RunError(
                 f"{path}, line {number}, is not JSON; restore the file, or start a new run"
             ) from error
+        if not isinstance(events[-1], dict) or not isinstance(events[-1].get("event"), str):
+            raise RunError(f"{path}, line {number}, is no event; restore the file, or start a new run")
     return events
