@@ -92,6 +92,8 @@ class Size(enum.IntEnum):
         (("x" * 1000,), "1,000 characters; 200 are the most"),
         ((2**200,), "201 bits"),
         ("k3", "a list or a tuple, not 'k3'"),
+        ({"k3", "k5"}, "a list or a tuple, not {'k"),
+        (("caf\u00e9", "cafe\u0301"), "two options that are written alike"),
         (7, "a list or a tuple, not 7"),
     ],
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,8 @@ class Choice:
         name, given = scalar(self.name), self.options
         if problem := _trouble_of_name(name):
             raise SpaceError(f"a choice cannot be called {shown(repr(name))}: {problem}")
-        if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        if isinstance(given, str | bytes | Set) or not isinstance(given, Iterable):
+            # a set has no order of its own, and each process would have another
             raise SpaceError(f"choice '{name}': the options are a list or a tuple, not {shown(repr(given))}")
         options = _of_one_kind(tuple(plain_option(option, f"choice '{name}'") for option in given), name)
         object.__setattr__(self, "name", name)
@@ -92,7 +94,7 @@ def _of_one_kind(options: tuple[Option, ...], name: str) -> tuple[Option, ...]:
         )
     if "number" in kinds and any(isinstance(option, float) for option in options):
         options = tuple(None if option is None else float(option) for option in options)
-    if len({str(option) for option in options}) != len(options):
+    if len({unicodedata.normalize("NFC", str(option)) for option in options}) != len(options):
         raise SpaceError(f"choice '{name}' has two options that are written alike: {listed}")
     return options
 
