@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from archloom_efficientnet import EfficientNet, SameConv2d, SameMaxPool2d, layers
 from archloom_efficientnet.blocks import SqueezeExcite
+from archloom_estimators.proxies.gradients import grasp
 
 STRINGS = ["r1_k3_s11_e1_i8_o8_se0.25", "r2_k5_s22_e4_i8_o16_se0.25", "r2_k3_s21_e2_i16_o16"]
 IMAGES = torch.randn(3, 3, 22, 17, generator=torch.Generator().manual_seed(0))
@@ -387,3 +388,15 @@ def test_a_fresh_classifier_has_the_networks_mode(include_top):
     model.train().reset_classifier(3)
     assert model.dropout.training
     assert all(module.training for module in model.modules())
+
+
+def test_a_proxy_of_second_derivatives_is_that_of_the_plain_form():
+    found = []
+    for model in pair():
+        for block in model.features.blocks():
+            block.drop_connect_rate = 0.0
+        loss = F.cross_entropy(model(IMAGES.double()), torch.tensor([0, 1, 2]))
+        weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        found.append(grasp(loss, weights))
+    assert found[0] == pytest.approx(found[1], rel=1e-8)
+    assert abs(found[0]) > 1e-3
