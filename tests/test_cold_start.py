@@ -18,6 +18,7 @@ HEAVY = [
     "tensorboard",
     "pandas",
     "matplotlib",
+    "triton",
     "timm",
     "onnx",
     "optuna",

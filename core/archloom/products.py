@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 _aten = torch.ops.aten
 
@@ -78,6 +77,8 @@ class LayerProducts:
     def add(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Count one operator's call, if it is a layer's product."""
         if operator in _CONVOLUTIONS:
+            from torch.utils.flop_counter import flop_registry  # imports triton: not before it is needed
+
             self.macs += flop_registry[operator](*args, **kwargs, out_val=out) // 2
         elif operator in _PRODUCTS or operator in _VECTORS:
             left, right = [value for value in args if isinstance(value, Tensor)][-2:]
