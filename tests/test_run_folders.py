@@ -29,7 +29,7 @@ from archloom.report import write_report
 from archloom.retraining import retrain
 from archloom.run import load_checkpoint, previous
 from archloom.session import course
-from archloom.session.opening import read_stored
+from archloom.session.opening import SEARCH, read_stored
 from archloom.session.process import note_environment
 from test_checkpoints import empty, flip, truncate
 from test_fitting import Plugin, given
@@ -216,7 +216,7 @@ def test_two_searches_of_one_instant_have_a_folder_each(here, monkeypatch):
         gate.wait()
         identity = course.identity_of(course.resolve(course.as_config(config()), host()))
         path = course.fresh_path(course.as_config(config()))
-        found.append(course.Folder.fresh(path, course.SEARCH, identity))
+        found.append(course.Folder.fresh(path, SEARCH, identity))
 
     threads = [threading.Thread(target=search) for _ in range(3)]
     for thread in threads:
@@ -360,6 +360,10 @@ def test_a_run_of_an_older_version_goes_on_as_it_is(tmp_path):
         (old / name).unlink()
     lines = [json.loads(line) for line in (old / "log.jsonl").read_text().splitlines()]
     del lines[0]["threads"]
+    lines[0]["identity"] |= {
+        "space": {"type": "blocks"},
+        "task": {"type": "digits", "train_size": 64},
+    }  # as given
     (old / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for path in (old / "checkpoint.pt", previous(old / "checkpoint.pt")):
         state = load_checkpoint(path)
@@ -369,6 +373,18 @@ def test_a_run_of_an_older_version_goes_on_as_it_is(tmp_path):
     assert trials(again) == trials(whole)
     assert (old / "identity.json").exists()
     assert (old / "log.sums").exists()
+
+
+def test_a_training_of_an_older_version_goes_on_with_fields_that_recipes_had_not_yet(here):
+    counted = config(space="blocks", estimators=["params"], objectives=["params"])
+    archloom.search(counted, "run", host=host())
+    words = ("recipe.epochs=1", "recipe.batch_size=64")
+    first = retrain("run", "old", overrides=words, host=host(), observers=())
+    Path("old/identity.json").unlink()
+    then = yaml.safe_load(Path("old/training.yaml").read_text())
+    del then["options"]["recalibrate"]
+    Path("old/training.yaml").write_text(yaml.safe_dump(then))
+    assert retrain("run", "old", overrides=words, host=host(), observers=()).metrics == first.metrics
 
 
 def _save_as_before(path: Path, state: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from .source import choose, open_source, plugins_beside
 from .surroundings import plainly, undisturbed
 from .task import SPLITS, Task, batches
 from .teacher import load_teacher
-from .training import Epoch, train
+from .training import Epoch, Recipe, train
 from .training import evaluate as judge
 from .trust import keep
 from .weights import load_weights
@@ -118,7 +118,10 @@ def _said_by_the_configuration(folder: Path) -> Identity | None:
     then = read_yaml(path, "the training's configuration", error=RunError) if path.is_file() else None
     if not isinstance(then, dict) or not {"seed", "network"} <= set(then):
         return None
-    return Identity({key: value for key, value in then.items() if key not in ("source", "plugins")})
+    settings = {key: value for key, value in then.items() if key not in ("source", "plugins")}
+    if isinstance(settings.get("options"), dict):  # fields that recipes did not have yet
+        settings["options"] = {**asdict(Recipe()), **settings["options"]}
+    return Identity(settings)
 
 
 RETRAINING = Kind(

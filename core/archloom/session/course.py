@@ -130,8 +130,8 @@ def _opened(folder: Folder) -> Run:
     run = Run(folder.path, folder.lock)
     try:
         check_history(run.log.events, run.log.damage, whole=True)
-        begun = run.log.events[0]["identity"] if run.log.events else {}
-        if differences(folder.identity, Identity(begun)):
+        begun = folder.kind.legacy(folder.path)  # what the log itself says
+        if begun is not None and differences(folder.identity, begun):
             raise run.log.damage(0, f"is the start of another run than {MARK} beside it speaks of")
     except BaseException:
         run.close()
