@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from archloom.cost import count
 from archloom.documents import parse_json, read_text
 from archloom.errors import ConfigError
-from archloom.latency import LatencyTable, Setting, Timing, build_table, table_name
+from archloom.latency import LatencyTable, Setting, Timing, build_table
 from archloom.model import Model, ModelParts, call_on_meta, evaluating
 from archloom.supernet import SharedChoice, Supernet
 
@@ -62,13 +62,11 @@ def given_costs(
     shape: tuple[int, int, int],
     num_classes: int,
     parts: ModelParts,
-    recorded: Callable[[str, Callable[[], Any]], Any],
     unit: Unit,
 ) -> CostTable:
-    """Latency by a file's table, which must hold for the space at this geometry; the run keeps it as it was."""
+    """Latency by a file's table, which must hold for the space at this geometry."""
     table = read_table(path, space).check(space, shape, num_classes, parts)
-    made = recorded(table_name(path), table.to_json)
-    return latency_costs(LatencyTable.from_json(made, f"the run's copy of {path}"), space, unit)
+    return latency_costs(table, space, unit)
 
 
 def measured_costs(

@@ -355,5 +355,5 @@ class FBNet:
                 raise ConfigError("a table is of latencies; leave it out, or use cost='latency'")
             return counted_costs(self.supernet, self.space, shape, unit)
         if table is not None:
-            return given_costs(table, self.space, shape, len(self.task.classes), parts, recorded, unit)
+            return given_costs(table, self.space, shape, len(self.task.classes), parts, unit)
         return measured_costs(self.space, shape, len(self.task.classes), parts, self.device, recorded, unit)

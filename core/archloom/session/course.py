@@ -44,7 +44,7 @@ from .making import (
     make_observers,
     make_strategy,
 )
-from .opening import as_config, fresh_path, identity_of, reopened, search_kind
+from .opening import as_config, fresh_path, identity_of, keep_tables, reopened, search_kind
 from .process import cpu_threads, log_file, note_environment, threads_then
 from .result import Result
 
@@ -290,6 +290,7 @@ class _Session:
     def _describe(self) -> dict[str, Any]:
         """Write configuration and environment as they are now."""
         environment = describe(self.resolved.host, self.config)
+        keep_tables(self.config, self.folder)
         plugins = keep(self.folder, self.resolved.host.plugin_files)
         stored = self.config.model_dump(mode="json") | {"plugins": plugins}
         dumped = yaml.safe_dump(stored, sort_keys=False)

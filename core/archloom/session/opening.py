@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..config import LATER, SearchConfig, override, parse_config, read_config
-from ..contents import contents_of, plugin_contents, task_hash
-from ..documents import reachable, read_yaml
-from ..errors import ArchloomError, RunError
+from ..contents import contents_of, leaves, plugin_contents, task_hash
+from ..documents import reachable, read_json, read_yaml
+from ..errors import ArchloomError, ConfigError, RunError
 from ..folder import Identity, Kind
+from ..latency import FORMAT as TABLE
+from ..latency import table_name
 from ..plugins import Host
 from ..resolve import Resolved, completed
+from ..run import recorded
 from ..trust import named_files
 
 
@@ -108,6 +113,16 @@ def search_kind(host: Host) -> Kind:
         return Identity({name: whole.get(name, value) for name, value in found.settings.items()})
 
     return replace(SEARCH, legacy=legacy)
+
+
+def keep_tables(config: SearchConfig, folder: Path) -> None:
+    """Copies, under recorded/, of the latency tables that the configuration names: the page says what they hold for."""
+    for _, value in leaves(config.model_dump(mode="json")):
+        if isinstance(value, str) and value.endswith(".json") and Path(value).is_file():
+            with suppress(ConfigError):  # some other file, which is its own reader's matter
+                table = read_json(value, "the file")
+                if isinstance(table, dict) and table.get("format") == TABLE:
+                    recorded(folder, table_name(value), partial(dict, table))
 
 
 def identity_of(resolved: Resolved) -> Identity:
