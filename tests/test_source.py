@@ -117,7 +117,7 @@ def test_a_folder_in_which_nothing_was_found_is_refused(host, tmp_path):
 def test_a_training_is_gone_on_with_only_by_the_same_training(host, tmp_path):
     path = written(tmp_path, MODEL | QUICK)
     retrain(path, tmp_path / "out", host=host)
-    with pytest.raises(archloom.errors.RunError, match="holds another training.*recipe: then .*, now "):
+    with pytest.raises(archloom.errors.RunError, match=r"holds another training.*recipe: then .*, now "):
         retrain(path, tmp_path / "out", host=host, overrides=["recipe.epochs=2"])
 
 

@@ -156,8 +156,9 @@ class LatencyTable:
             wanted = [str(option) for option in choice.options]
             if choice.name in self.layers and list(self.layers[choice.name]) != wanted:
                 raise ConfigError(
-                    f"the latency table's options for '{choice.name}' are {shown(str(list(self.layers[choice.name])))}, the "
-                    f"space's are {wanted}. Build the table for this space: archloom latency build"
+                    f"the latency table's options for '{choice.name}' are "
+                    f"{shown(str(list(self.layers[choice.name])))}, the space's are {wanted}. "
+                    "Build the table for this space: archloom latency build"
                 )
         lacking = [c.name for c in space.choices if c.name not in self.layers]
         if lacking and len(lacking) == len(space.choices):
