@@ -19,7 +19,8 @@ import yaml
 import archloom
 from archloom import config, hookspecs
 from archloom.config import parse_config
-from archloom.plugins import HOOKS, INJECTED, Host
+from archloom.factories import INJECTED
+from archloom.plugins import HOOKS, Host
 from archloom.ranking import RankConfig, parse_rank
 from archloom.ranking.plan import make_plan
 from archloom.resolve import resolve

@@ -30,8 +30,8 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "hypervolume",
     "report",
     "engine measuring fitting verdict groups",
-    "hookspecs plugins config contradictions resolve environment workers zoo backbone assembly family progress "
-    "testing __init__",
+    "hookspecs factories plugins config contradictions resolve environment workers zoo backbone assembly family "
+    "progress testing __init__",
     "source",
     "teacher",
     "session ranking retraining trained",

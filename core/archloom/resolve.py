@@ -13,10 +13,11 @@ from .config import ModelConfig, Part, SearchConfig
 from .contradictions import check_together
 from .errors import ArchloomError, ConfigError, UnknownName
 from .estimator import Estimator, Metric
+from .factories import Entry, Kind
 from .hypervolume import check_reference
 from .model import ModelParts, assemble
 from .objective import Constraint, Objective, Picking
-from .plugins import Entry, Host, Kind
+from .plugins import Host
 from .space import SearchSpace
 from .supernet import Supernet
 from .task import Task

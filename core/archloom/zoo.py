@@ -12,8 +12,9 @@ from .config import ModelConfig, parse_model, parse_part
 from .documents import plain, reachable, read_json
 from .drawing import own_rng
 from .errors import ArchloomError, ConfigError, SpaceError, UnknownName, shown
+from .factories import Entry
 from .model import Model, ModelParts
-from .plugins import Entry, Host
+from .plugins import Host
 from .resolve import model_parts
 from .space import NamedArchitecture, SearchSpace, check, weight_formats
 from .trust import beside

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from .. import hookimpl
 from ..errors import ArchloomError
-from ..plugins import HOOKS, Entry, Host, Kind
+from ..factories import Entry, Kind
+from ..plugins import HOOKS, Host
 
 
 def require(condition: object, message: str) -> None:
