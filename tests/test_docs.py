@@ -176,7 +176,7 @@ def test_no_model_of_the_configuration_is_left_out():
 def test_the_identity_is_told_in_full():
     text = sections(ROOT / "docs" / "configuration.md", 2)["What a resumed run may change"]
     told = re.search(r"must stay: (.*?)\. ", text, re.S)[1]
-    assert set(re.findall(r"`(\w+)`", told)) == set(parse_config(LEAST).identity())
+    assert set(re.findall(r"`(\w+)`", told)) == set(parse_config(LEAST).identity()) - set(config.LATER)
 
 
 # -- engine.md ------------------------------------------------------------------------------------------
@@ -203,7 +203,8 @@ def test_each_event_of_a_log_is_documented_with_its_fields(tmp_path):
     )
     events = [json.loads(line) for line in (result.folder / "log.jsonl").read_text().splitlines()]
     documented = documented_events()
-    assert {event["event"] for event in events} == set(documented)
+    # `anew` comes where constraints are changed on the way, which this search does not
+    assert {event["event"] for event in events} == set(documented) - {"anew"}
     for event in events:
         names = set(re.findall(r"`(\w+)`", documented[event["event"]]))
         if "all fields of the trial" in documented[event["event"]]:

@@ -211,11 +211,11 @@ def test_every_rank_of_a_gang_is_refused_with_the_first(tmp_path, monkeypatch):
 def test_two_searches_of_one_instant_have_a_folder_each(here, monkeypatch):
     monkeypatch.setattr("archloom.session.opening.time.strftime", lambda *_: "20260101-000000")
     gate, found = threading.Barrier(3), []
+    identity = course.identity_of(course.resolve(course.as_config(config()), host()))
+    path = course.fresh_path(course.as_config(config()))
 
     def search() -> None:
         gate.wait()
-        identity = course.identity_of(course.resolve(course.as_config(config()), host()))
-        path = course.fresh_path(course.as_config(config()))
         found.append(course.Folder.fresh(path, SEARCH, identity))
 
     threads = [threading.Thread(target=search) for _ in range(3)]

@@ -336,7 +336,7 @@ def test_a_search_that_is_asked_to_end_saves_says_how_to_resume_and_exits_with_t
         "search", "search.yaml", "--folder", run.name, "--set", "strategy=slow", "--set", "checkpoint_every=1000",
         signal=number, log=str(run / "log.jsonl"),
     )  # fmt: skip
-    assert code == 128 + number
+    assert code == 128 + number, text_of(screen)
     resume = f"archloom resume 'the [{name}]'"
     assert f"interrupted; what was done is saved. Go on with: {resume}" in text_of(screen)
     assert f"interrupted; go on with: {resume}" in (run / "log.txt").read_text(encoding="utf-8")
