@@ -107,7 +107,7 @@ RANK = {
 }
 
 SERVER = """
-import base64, fcntl, json, os, pty, struct, sys, termios, time
+import base64, fcntl, json, os, pty, signal, struct, sys, termios, time
 for name in ("COLUMNS", "LINES"):  # these would stand above the terminal's own
     os.environ.pop(name, None)
 import typer, rich.live, rich.progress, rich.table
@@ -132,6 +132,9 @@ for line in sys.stdin:
     asked = json.loads(line)
     child, terminal = pty.fork()
     if child == 0:
+        # where the tests run in a shell's background or under nohup, these are ignored, and that is inherited
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 70, asked["columns"], 0, 0))
         sys.argv = ["archloom", *asked["words"]]
         sys.stdin, sys.stdout, sys.stderr = (put(n, asked["streams"][n]) for n in range(3))
