@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from archloom.errors import ConfigError, nearest
+from archloom.backbone import known_parts
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -27,16 +27,4 @@ def still_norms(module: nn.Module) -> None:
 
 def submodules(module: nn.Module, names: Iterable[str], who: str) -> list[nn.Module]:
     """The submodules of these dotted names; a ConfigError where there is none."""
-    known = dict(module.named_modules())
-    found = []
-    for name in names:
-        if not name or name not in known:
-            near = nearest(name, known)
-            hint = (
-                f"did you mean '{near}'?"
-                if near
-                else f"It has: {', '.join(n for n, _ in module.named_children())}"
-            )
-            raise ConfigError(f"{who} has no submodule '{name}' to freeze; {hint}")
-        found.append(known[name])
-    return found
+    return [module.get_submodule(name) for name in known_parts(module, list(names), who)]
