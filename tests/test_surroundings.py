@@ -313,7 +313,7 @@ def test_a_generator_that_is_given_twice_draws_on():
     assert torch.cat((first, second)).equal(torch.rand(4, generator=torch_rng(1)))
 
 
-def test_nobody_is_accused_of_drawing_who_does_not():
+def test_nobody_is_accused_of_drawing_who_does_not(caplog):
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait)
     thread.start()
@@ -322,6 +322,9 @@ def test_nobody_is_accused_of_drawing_who_does_not():
             for number in range(3):
                 with forked_rng(number):
                     torch.rand(3)
+                    with forked_rng(10):  # as images are changed while a network is trained
+                        torch.rand(3)
     finally:
         stop.set()
         thread.join()
+    assert not caplog.records

@@ -59,8 +59,7 @@ def forked_rng(seed: int, *purpose: str | int) -> Iterator[None]:
     import torch
 
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with _Watch.turn, torch.random.fork_rng(devices=devices):
-        _Watch.look(torch.default_generator.get_state())
+    with _Watch.turn, torch.random.fork_rng(devices=devices), _Watch.block():
         # `default_generator` rather than `torch.manual_seed`: the latter also walks all backends
         torch.default_generator.manual_seed(derive_seed(seed, *purpose))
         for device in devices:
@@ -82,28 +81,44 @@ def other_threads() -> bool:
 class _Watch:
     """Does anybody else draw from PyTorch's global generator while a run uses it?
 
-    Each `forked_rng` gives the generator back as it was, so between two of them it stays the same.
+    Each `forked_rng` gives the generator back as it was, so between two of them it stays the same. A block within
+    another (images are read and changed while a network is trained) finds the outer block's numbers, and says nothing.
     """
 
     turn = threading.RLock()
+    depth = 0  # changed by the thread that has the turn
     state: torch.Tensor | None = None
     watching = told = False
 
     @classmethod
-    def look(cls, state: torch.Tensor) -> None:
-        """Compare the generator's state with that of the block before."""
+    @contextmanager
+    def block(cls) -> Iterator[None]:
+        """Compare the generator's state with that of the block before, unless within another block."""
+        import torch
+
+        if cls.depth == 0:
+            cls._look(torch.default_generator.get_state())
+        cls.depth += 1
+        try:
+            yield
+        finally:
+            cls.depth -= 1
+
+    @classmethod
+    def _look(cls, state: torch.Tensor) -> None:
         if not cls.watching or cls.told or not other_threads():
             return
         if cls.state is not None and not state.equal(cls.state):
             cls.told = True
             logger.warning(_DRAWN)
             with suppress(Exception):  # where warnings are errors: it is in log.txt
-                warnings.warn(_DRAWN, stacklevel=5)
+                warnings.warn(_DRAWN, stacklevel=7)
         cls.state = state
 
 
 def _new_turn() -> None:
-    _Watch.turn = threading.RLock()  # in a forked process nobody is left who would give it back
+    # in a forked process nobody is left who would give it back
+    _Watch.turn, _Watch.depth = threading.RLock(), 0
 
 
 if hasattr(os, "register_at_fork"):
