@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from archloom.documents import json_text
 from archloom.latency import setting_of
 from archloom.model import ModelParts
 from archloom.plugins import Host
@@ -172,9 +173,7 @@ def main() -> None:
             "constant / plain": ratio(times["constant"], times["plain"]),
         }
     print(json.dumps(document, indent=1))
-    (Path(__file__).parent / "results" / "cream_step.json").write_text(
-        json.dumps(document, indent=1) + "\n", encoding="utf-8"
-    )
+    (Path(__file__).parent / "results" / "cream_step.json").write_text(json_text(document), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ benchmarks/results/NAME_seeds.json.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import tempfile
@@ -25,6 +24,7 @@ import torch
 
 import archloom
 from archloom.config import read_config
+from archloom.documents import json_text
 from archloom.latency import setting_of
 
 HERE = Path(__file__).parent
@@ -80,9 +80,7 @@ def main() -> None:
     setting = setting_of(torch.device("cpu"), 1).__dict__
     note = "; ".join(filter(None, [f"{given.jobs} processes at once", given.note]))
     document = {"date": time.strftime("%Y-%m-%d"), "setting": setting | {"note": note}, "rows": rows}
-    (HERE / "results" / f"{given.example}_seeds.json").write_text(
-        json.dumps(document, indent=1) + "\n", encoding="utf-8"
-    )
+    (HERE / "results" / f"{given.example}_seeds.json").write_text(json_text(document), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import platform
 import statistics
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archloom.documents import json_text
 from archloom.randomness import python_rng
 from archloom_efficientnet import EfficientNet
 
@@ -222,7 +222,7 @@ def main() -> None:
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
         path = arguments.output / "efficientnet_speed.json"
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json_text(result), encoding="utf-8")
         print(f"written to {path}")
 
 

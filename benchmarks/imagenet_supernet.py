@@ -10,7 +10,6 @@ of each step and the peak memory of the process; the result lands in benchmarks/
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 
+from archloom.documents import json_text
 from archloom.latency import setting_of
 from archloom.model import ModelParts
 from archloom.plugins import Host
@@ -102,7 +102,7 @@ def main(batch: int) -> None:
         "peak GiB": round(peak, 2),
     }
     path = Path(__file__).parent / "results" / "imagenet_supernet.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json_text(document), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Wanted: MAPE at most 12 %, tau at least 0.85. Run it on a quiet machine.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import torch
 
 from archloom.config import parse_part
+from archloom.documents import json_text
 from archloom.latency import build_table
 from archloom.latency_check import check_table, draw, measure_networks
 from archloom.plugins import Host
@@ -53,7 +53,7 @@ def main(networks: int, runs: int) -> bool:
         "predicted": here["predicted"]["sum of the table"],
     }
     path = Path(__file__).parent / "results" / "latency_check.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json_text(document), encoding="utf-8")
     for name in ("sum of the table", "calibrated"):
         one = document[name]
         print(

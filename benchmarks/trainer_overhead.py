@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import os
 import platform
@@ -35,6 +34,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from archloom.documents import json_text
 from archloom.kernels import allocator, keep_freed_memory
 from archloom.latency import setting_of
 from archloom.model import Model
@@ -221,7 +221,7 @@ def main() -> None:
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
         path = arguments.output / f"trainer_overhead-{torch.device(arguments.device).type}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json_text(result), encoding="utf-8")
         print(f"written to {path}")
 
 

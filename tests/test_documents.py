@@ -10,7 +10,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archloom.documents import DEPTH, parse_json, parse_yaml, plain, read_json, read_text, read_yaml
+from archloom.documents import (
+    DEPTH,
+    json_text,
+    parse_json,
+    parse_yaml,
+    plain,
+    read_json,
+    read_text,
+    read_yaml,
+)
 from archloom.errors import LONGEST, ArchloomError, ConfigError, RunError, UnknownName
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=6)
@@ -156,3 +165,15 @@ def test_no_message_is_longer_than_a_page_and_many_names_are_not_all_listed():
     assert "did you mean 'resnet5" in told
     assert "nearest of 2,000 known: resnet5" in told
     assert len(told) < 300
+
+
+@given(values)
+def test_json_that_is_written_line_by_line_is_read_as_what_it_was(value):
+    assert json.loads(json_text(value)) == json.loads(json.dumps(value))
+
+
+def test_a_short_mapping_and_each_element_of_a_list_take_one_line():
+    rows = [{"case": {"shape": [16, 240, 14, 14], "dtype": "float32"}, "seconds": i / 7} for i in range(3)]
+    text = json_text({"machine": {"threads": 2}, "rows": rows, "curve": [i / 3 for i in range(100)]})
+    assert len(text.splitlines()) == 2 + 1 + 2 + 3 + 1
+    assert '"machine": {"threads": 2},' in text

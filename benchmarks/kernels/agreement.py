@@ -10,7 +10,6 @@ a share of their norm. Two sums of the same numbers differ by rounding; training
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 
 from archloom.config import read_config
+from archloom.documents import json_text
 from archloom.latency import setting_of
 from archloom.plugins import Host
 from archloom.ranks import Ranks
@@ -88,7 +88,7 @@ def main(units: int) -> None:
         "distance from the references, as a share of the weights' norm": rows,
     }
     (ROOT / "benchmarks" / "results" / "kernels_agreement.json").write_text(
-        json.dumps(document, indent=1) + "\n",
+        json_text(document),
         encoding="utf-8",
     )
 

@@ -299,3 +299,28 @@ def _trouble_of_text(value: str) -> str:
 
 def _kind(value: Any) -> str:
     return "empty" if value is None else type(value).__name__
+
+
+WIDTH = 110
+"""A mapping is written on one line where it fits in so many characters."""
+
+
+def json_text(value: Any) -> str:
+    """JSON to be read, compared and kept under version control: one line for a short mapping, for each element of a
+    list, and for a list of numbers or texts."""
+    return _lines(json.loads(json.dumps(value)), 0) + "\n"
+
+
+def _lines(value: Any, indent: int) -> str:
+    flat = json.dumps(value)
+    if isinstance(value, dict):
+        if len(flat) + indent <= WIDTH:
+            return flat
+        inner = [f"{json.dumps(key)}: {_lines(one, indent + 1)}" for key, one in value.items()]
+    elif isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
+        inner = [json.dumps(one) for one in value]
+    else:
+        return flat
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    between = ",\n" + " " * (indent + 1)
+    return f"{opening}\n{' ' * (indent + 1)}{between.join(inner)}\n{' ' * indent}{closing}"

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from .documents import json_text
 from .errors import CheckpointError, PluginError, RunError
 from .eventlog import EventLog, Log, Memory
 from .locking import Lock
@@ -89,7 +90,7 @@ def _sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
-    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+    write_atomically(path, json_text(value).encode())
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], owner: str = "") -> None:

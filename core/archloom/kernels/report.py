@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..documents import json_text
 from .bench import Row
 from .loading import instruction_set, status
 
@@ -121,7 +121,7 @@ def write(folder: Path, name: str, rows: Sequence[Row], environment: dict[str, A
     folder.mkdir(parents=True, exist_ok=True)
     head = "".join(f"- {key}: {value}\n" for key, value in environment.items())
     texts = {
-        "json": json.dumps({"machine": environment, "rows": [asdict(row) for row in rows]}, indent=1) + "\n",
+        "json": json_text({"machine": environment, "rows": [asdict(row) for row in rows]}),
         "md": f"# {name}\n\n{head}\n{_LEGEND}\n\n{table(rows)}",
         "svg": picture(rows),
     }
