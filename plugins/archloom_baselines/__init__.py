@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import archloom
+from archloom.hookspecs import Register
 
 from .evolution import RegularizedEvolution
 from .grid import GridSearch
@@ -14,7 +15,7 @@ from .surrogate import Surrogate
 
 
 @archloom.hookimpl
-def register_strategies(register):
+def register_strategies(register: Register) -> None:
     register("random", RandomSearch)
     register("grid", GridSearch)
     register("evolution", RegularizedEvolution)

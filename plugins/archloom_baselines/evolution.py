@@ -48,7 +48,7 @@ class RegularizedEvolution:
             return sample(self.space, self.rng)
         # Algorithm 1 draws with replacement; the parent is the sample's best
         tournament = [self.rng.choice(self.living) for _ in range(self.S)]
-        child = max(tournament, key=lambda trial: trial.score).architecture
+        child = max(tournament, key=lambda trial: trial.score or 0.0).architecture
         return mutate(self.space, child, self.rng, decisions=self.mutations)
 
     def observe(self, trial: Trial) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from archloom.errors import SpaceError
 
@@ -31,7 +32,7 @@ class Form:
     sides: tuple[int, ...]
 
 
-FORMS: Mapping[str, Form] = MappingProxyType(
+FORMS: Mapping[Literal["imagenet", "small"], Form] = MappingProxyType(
     {
         "imagenet": Form(
             (16, 2),

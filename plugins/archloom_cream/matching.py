@@ -72,7 +72,7 @@ def meta_gradient(
     stepped = [(leaf - lr * g).detach().requires_grad_() for leaf, g in zip(leaves, g1, strict=True)]
     v = _gradient(outer(dict(zip(names, stepped, strict=True))), stepped, average)
     if first_only:
-        v = [v[0], *(torch.zeros_like(tensor) for tensor in v[1:])]
+        v = (v[0], *(torch.zeros_like(tensor) for tensor in v[1:]))
     length = torch.stack([tensor.norm() for tensor in v]).norm()
     if not float(length) > 0:  # nothing to go by; NaN comes out as NaN, and is named by the caller
         return [torch.zeros_like(parameter) * length for parameter in theta]

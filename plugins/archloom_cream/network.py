@@ -95,4 +95,5 @@ class CreamHead(nn.Module):
         from the global generator."""
         old = self.fc.weight
         fresh = nn.Linear(self.fc.in_features, num_classes, device=old.device, dtype=old.dtype)
-        self.fc = initialize(fresh)  # type: ignore[assignment]
+        initialize(fresh)
+        self.fc = fresh

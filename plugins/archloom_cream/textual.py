@@ -35,7 +35,7 @@ def from_block_strings(
         raise SpaceError(f"the first and the last stage of these block strings are not the space's: {known}")
     names = [[_name(block) for block in stage] for stage in decoded]
     space = CreamSpace(
-        form=form,  # type: ignore[arg-type]
+        form=form,
         in_channels=in_channels,
         candidates=list(dict.fromkeys([*SIX, *(name for stage in names for name in stage)])),
         stages=[[stage[0].channels, len(stage), stage[0].stride] for stage in decoded],

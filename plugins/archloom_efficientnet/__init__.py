@@ -11,10 +11,11 @@ from archloom import hookimpl
 from archloom.hookspecs import Register
 from archloom.weights import load_weights as load
 
+from .blocks import MBConv
 from .compound import Scale, compound
 from .config import BASELINE, NAMED, BlockArgs, NetworkConfig
 from .formats import FORMATS, Behaviour
-from .model import EfficientNet, Features, MBConv
+from .model import EfficientNet, Features
 from .padding import SameConv2d, SameMaxPool2d, freeze_padding, unfreeze_padding
 from .recipes import EfficientNetPaper, EfficientNetPlain
 from .scaling import ScalingSpace

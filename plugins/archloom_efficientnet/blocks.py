@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archloom.graphs import typed
+from archloom.graphs import is_scripting, typed
 
 from . import layers
 from .config import BlockArgs, NetworkConfig
@@ -32,7 +32,7 @@ class ConvNorm(nn.Module):
 
     @typed
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
+        if is_scripting():
             y = self.bn(self.conv(x))
             return F.silu(y) if self.act else y
         return self.run(x)
@@ -82,7 +82,7 @@ class SqueezeExcite(nn.Module):
 
     @typed
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
+        if is_scripting():
             return x * torch.sigmoid(self.expand(F.silu(self.reduce(x.mean((2, 3), keepdim=True)))))
         return layers.scale_gate(x, self._logits(x), plain=self.plain)
 
@@ -117,7 +117,7 @@ class MBConv(nn.Module):
 
     @typed
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out a branch, not half a condition
+        if not is_scripting():  # noqa: SIM102 - TorchScript leaves out a branch, not half a condition
             if layers.may_fuse(x):
                 return self._run(x)
         y = x

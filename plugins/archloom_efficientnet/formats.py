@@ -100,8 +100,8 @@ def _modules(config: NetworkConfig) -> Iterator[tuple[Names, tuple[str, ...]]]:
                 f"features.{s + 1}.{j}.block.",
             )
             for names, leaves in _block(block.expand_ratio != 1, bool(block.se_ratio)):
-                joined = tuple(prefix + name for prefix, name in zip(prefixes, names, strict=True))
-                yield joined, leaves  # type: ignore[misc]
+                ours, lukemelas, timm, torchvision = map(str.__add__, prefixes, names)
+                yield (ours, lukemelas, timm, torchvision), leaves
             flat += 1
     last = len(stages) + 1
     yield ("features.head.conv", "_conv_head", "conv_head", f"features.{last}.0"), _CONV
@@ -210,7 +210,7 @@ def told(header: Mapping[str, str]) -> Behaviour:
         raise WeightsError(
             f"the weights have a header that cannot be understood: {error}. Nothing was loaded; write the file anew"
         ) from error
-    return Behaviour(padding, epsilon, momentum)  # type: ignore[arg-type]
+    return Behaviour("same" if padding == "same" else "symmetric", epsilon, momentum)
 
 
 def classes_in(state: Mapping[str, Any]) -> int | None:

@@ -135,7 +135,7 @@ def may_fold(conv: nn.Module, bn: nn.Module) -> bool:
 
 def _in_training(bn: nn.Module, dtype: torch.dtype) -> bool:
     """Whether an ordinary BatchNorm takes the batch's statistics in `dtype` and keeps them."""
-    return (
+    return bool(
         bn.training
         and bn.weight.dtype == dtype
         and bn.track_running_stats

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from archloom.errors import ConfigError
-from archloom.graphs import typed
+from archloom.graphs import is_scripting, typed
 from archloom.space import WeightFormat
 
 from . import weights
@@ -42,7 +42,7 @@ class Features(nn.Module):
         total = sum(map(len, stages))
         # block i of n drops at rate i / n: the first never, the last almost at the full rate
         rates = iter([config.drop_connect_rate * i / total for i in range(total)])
-        self.stages = nn.ModuleList(
+        self.stages: Any = nn.ModuleList(
             nn.ModuleList(MBConv(args, config, next(rates)) for args in stage) for stage in stages
         )
         self.out_channels = config.head()
@@ -53,14 +53,14 @@ class Features(nn.Module):
     def blocks(self) -> Iterator[MBConv]:
         """All blocks in order."""
         for stage in self.stages:
-            yield from stage  # type: ignore[misc]
+            yield from stage
 
     @typed
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for stage in self.stages:
             for block in stage:
-                if torch.jit.is_scripting():  # noqa: SIM108 - TorchScript leaves out a branch, not half an expression
+                if is_scripting():  # noqa: SIM108 - TorchScript leaves out a branch, not half an expression
                     x = block(x)
                 else:
                     x = self._run(block, x)
@@ -94,8 +94,8 @@ class Features(nn.Module):
         """What a file of its weights must say, so that they are read back as they were."""
         return behaviour("archloom", self.config).options()
 
-    @torch.jit.unused
     @property
+    @torch.jit.unused
     def weight_formats(self) -> list[WeightFormat]:
         """The formats that `archloom.load_weights` knows for it."""
         return weight_formats(self.made_of, adopt)
@@ -235,8 +235,8 @@ class EfficientNet(nn.Module):
             num_classes=self.config.num_classes, include_top=self.config.include_top
         )
 
-    @torch.jit.unused
     @property
+    @torch.jit.unused
     def weight_formats(self) -> list[WeightFormat]:
         """The formats that `archloom.load_weights` knows for it."""
         return weight_formats(self.made_of, adopt)
@@ -282,13 +282,15 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
     """A forward inside the block leaves BatchNorm's running statistics as they are: it is the second one."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.momentum is not None]
     kept = [
-        (m, m.momentum, m.num_batches_tracked.clone()) for m in norms if m.num_batches_tracked is not None
+        (m, m.momentum, tracked, tracked.clone())
+        for m in norms
+        if (tracked := m.num_batches_tracked) is not None
     ]
     try:
         for m in norms:
             m.momentum = 0.0
         yield
     finally:
-        for m, momentum, tracked in kept:
+        for m, momentum, tracked, before in kept:
             m.momentum = momentum
-            m.num_batches_tracked.copy_(tracked)  # type: ignore[union-attr]
+            tracked.copy_(before)

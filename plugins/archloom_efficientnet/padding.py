@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archloom.errors import ConfigError
-from archloom.graphs import typed
+from archloom.graphs import is_scripting, typed
 from archloom.model import output_shape
 
 from .config import Padding
@@ -142,14 +142,14 @@ class SameConv2d(nn.Conv2d, _Same):
 
     @typed
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
+        if is_scripting():
             if self.static_size is not None:
                 x = of_size(x, self.static_size[0], self.static_size[1])
             before = [0, 0]
             if self.rule == "symmetric":
                 before = [(self.kernel[0] - 1) // 2, (self.kernel[1] - 1) // 2]
             else:
-                x = pad_same(x, self.kernel, self.step, 0.0)
+                x = pad_same(x, [self.kernel[0], self.kernel[1]], [self.step[0], self.step[1]], 0.0)
             return F.conv2d(x, self.weight, self.bias, self.step, before, groups=self.groups)
         return self.convolve(x, self.weight, self.bias)
 
@@ -163,10 +163,11 @@ class SameMaxPool2d(nn.Module, _Same):
 
     @typed
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
+        if is_scripting():
             if self.static_size is not None:
                 x = of_size(x, self.static_size[0], self.static_size[1])
-            return F.max_pool2d(pad_same(x, self.kernel, self.step, -math.inf), self.kernel, self.step)
+            x = pad_same(x, [self.kernel[0], self.kernel[1]], [self.step[0], self.step[1]], -math.inf)
+            return F.max_pool2d(x, self.kernel, self.step)
         x, before = self.padded(x, -math.inf)
         return F.max_pool2d(x, self.kernel, self.step, before)
 

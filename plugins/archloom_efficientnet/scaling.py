@@ -72,7 +72,7 @@ class ScalingSpace:
             Choice(name, tuple(float(v) for v in given)) for name, given in values.items()
         ]
         compound(phi, *map(min, values.values()), divisor=width_divisor, side_divisor=side_divisor)
-        if next(grid(*values.values(), tolerance), None) is None:
+        if next(grid(values["alpha"], values["beta"], values["gamma"], tolerance), None) is None:
             raise SpaceError(
                 f"no alpha, beta, gamma of this grid has alpha beta^2 gamma^2 within {tolerance} of 2; make the "
                 "step smaller or the tolerance larger"
@@ -138,7 +138,7 @@ class ScalingSpace:
             return self._base
         path = Path(self._base)
         path = path / "architecture.json" if path.is_dir() else path
-        return read_json(path, "the base's architecture") if path.is_file() else self._base  # type: ignore[no-any-return]
+        return read_json(path, "the base's architecture") if path.is_file() else self._base
 
 
 def _coefficients(architecture: Architecture) -> tuple[float, float, float]:

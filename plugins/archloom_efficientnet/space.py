@@ -91,7 +91,7 @@ class EfficientNetSpace:
     def input_shape(self, architecture: Architecture, task: Task) -> tuple[int, int, int]:
         """The network's native resolution, unless the space was told to keep the task's."""
         if not self.native_resolution:
-            return tuple(task.shape)  # type: ignore[return-value]
+            return (*task.shape,)
         size = int(NAMED[str(architecture["network"])].image_size or 0)
         return task.shape[0], size, size
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import archloom
+from archloom.hookspecs import Register
 
 from .accuracy import InheritedAccuracy, TrainedAccuracy
 from .cost import Macs, Params
@@ -11,7 +12,7 @@ from .proxies import PROXIES
 
 
 @archloom.hookimpl
-def register_estimators(register):
+def register_estimators(register: Register) -> None:
     register("params", Params)
     register("macs", Macs)
     register("latency", MeasuredLatency)

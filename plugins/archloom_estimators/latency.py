@@ -64,7 +64,7 @@ class TableLatency:
     def check(self, space: SearchSpace, task: Task, model: ModelParts) -> None:
         """Refuse a table of another space, or of images of another size."""
         if self.given is not None:
-            self.given.check(space, tuple(task.shape), len(task.classes), model)
+            self.given.check(space, (*task.shape,), len(task.classes), model)
 
     def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
         return {"latency.table": self._table(context).latency(architecture)}
@@ -82,7 +82,7 @@ class TableLatency:
     def _measure(self, context: Context) -> object:
         table = build_table(
             context.space,
-            tuple(context.task.shape),
+            (*context.task.shape,),
             len(context.task.classes),
             parts=context.model,
             device=context.device,

@@ -195,7 +195,9 @@ class FBNetSpace:
         """The network with other sizes: `width` changes every number of channels, `depth` that of each stage's
         blocks. What a stage lacks repeats its last block; skipped layers are no blocks, apart from a first one.
         """
-        names, stages, ops = iter(self.layers), [], []
+        names = iter(self.layers)
+        stages: list[tuple[int, ...]] = []
+        ops: list[str] = []
         for channels, count, stride in self.stages:
             found = [str(architecture[next(names)]) for _ in range(count)]
             blocks = found[:1] + [op for op in found[1:] if op != "skip"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import archloom
+from archloom.hookspecs import Register
 
 from .tensorboard import TensorBoard
 
 
 @archloom.hookimpl
-def register_observers(register):
+def register_observers(register: Register) -> None:
     register("tensorboard", TensorBoard)

@@ -61,10 +61,11 @@ def read_macro(path: str | Path | None = None) -> Mapping[str, Row]:
 
 def _once(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     table = dict(pairs)
-    if len(table) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ConfigError(f"{where} has '{twice}' twice; which one counts? Remove the other")
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise ConfigError(f"{where} has '{key}' twice; which one counts? Remove the other")
+        seen.add(key)
     return table
 
 

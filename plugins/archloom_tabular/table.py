@@ -109,7 +109,8 @@ def _metrics(name: str, text: str, seeds: Sequence[str]) -> list[Metric]:
     if direction not in ("max", "min") or not unit.strip():
         raise ConfigError(f"table: metric '{name}' is 'max' or 'min' and a unit, as in 'max %', not '{text}'")
     several = [f".{seed}" for seed in seeds] if len(seeds) > 1 else []
-    return [Metric(f"{name}.table{end}", unit.strip(), direction) for end in ("", *several)]  # type: ignore[arg-type]
+    better: Literal["max", "min"] = "max" if direction == "max" else "min"
+    return [Metric(f"{name}.table{end}", unit.strip(), better) for end in ("", *several)]
 
 
 def _seeds(records: Sequence[Record], path: str) -> list[str]:

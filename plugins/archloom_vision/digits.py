@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from archloom.augmentation import Policy
-from archloom.task import ImageTask, stratified_split
+from archloom.splitting import stratified_split
+from archloom.task import ImageTask
 
 from .common import at_least, shares
 from .transforms import Policied, Shifted, Standardize, described

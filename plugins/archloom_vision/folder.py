@@ -60,6 +60,7 @@ def imagefolder(
     if not top.is_dir():
         raise TaskError(f"task '{NAME}': there is no folder {top.resolve()}; set the option root. {LAYOUT}")
     upright = orientation == "exif"
+    shown: dict[str, Any] = {"orientation": orientation} if upright else {}
     chosen = None if classes is None else _drawn_classes(top / "train", classes, subset_seed)
     parts = {
         name: _scan(top / name, on_corrupt, upright, chosen)
@@ -88,7 +89,7 @@ def imagefolder(
         preprocessing=described(
             *statistics(normalize, IMAGENET_MEAN, IMAGENET_STD),
             crop_pct=EVAL_CROP,
-            **({"orientation": orientation} if upright else {}),
+            **shown,
         ),
         upright=upright,
     )

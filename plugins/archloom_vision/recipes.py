@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import archloom
+from archloom.hookspecs import Register
 from archloom.training import Recipe
 
 Schedule = Literal["cosine", "step", "exponential", "constant"]
@@ -61,7 +62,7 @@ class CifarSGD(Recipe):
 
 
 @archloom.hookimpl
-def register_recipes(register):
+def register_recipes(register: Register) -> None:
     register("default", Recipe)
     register("imagenet_sgd", ImagenetSGD)
     register("imagenet_strong", ImagenetStrong)

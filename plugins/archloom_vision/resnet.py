@@ -129,6 +129,10 @@ class ResNet(nn.Module):
         block, counts = DEPTHS[depth]
         c_in = base_channels
         self.stages: list[str] = []
+        self.layer1: nn.Module  # as far as there are that many stages
+        self.layer2: nn.Module
+        self.layer3: nn.Module
+        self.layer4: nn.Module
         for stage, count in enumerate(counts[:num_stages]):
             width = base_channels * 2**stage
             blocks = []

@@ -59,8 +59,8 @@ class RobustLine:
     logarithm: bool = False
 
     def fit(self, X: Floats, y: Floats) -> RobustLine:
-        from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
-        from sklearn.linear_model import HuberRegressor  # type: ignore[import-untyped]
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import HuberRegressor
 
         self.scale = float(np.median(y))
         self.line = HuberRegressor(alpha=1e-3, max_iter=300)
@@ -82,7 +82,7 @@ class Bent:
     networks is the line's."""
 
     def fit(self, X: Floats, y: Floats) -> Bent:
-        from sklearn.isotonic import IsotonicRegression  # type: ignore[import-untyped]
+        from sklearn.isotonic import IsotonicRegression
 
         self.line = RobustLine(logarithm=True).fit(X, y)
         self.bend = IsotonicRegression(out_of_bounds="clip").fit(np.log(self.line.predict(X)), np.log(y))
@@ -100,7 +100,7 @@ class Corrected:
     options: int | None
 
     def fit(self, X: Floats, y: Floats) -> Corrected:
-        from sklearn.ensemble import (  # type: ignore[import-untyped]
+        from sklearn.ensemble import (
             HistGradientBoostingRegressor,
         )
 

@@ -63,9 +63,9 @@ def scored_weights(model: nn.Module) -> list[Tensor]:
     return weights
 
 
-def gradients(value: Tensor, tensors: list[Tensor], **options: bool) -> list[Tensor]:
+def gradients(value: Tensor, tensors: list[Tensor], *, create_graph: bool = False) -> list[Tensor]:
     """d value / d tensor for each; zeros where `value` does not depend on it."""
-    found = torch.autograd.grad(value, tensors, allow_unused=True, **options)
+    found = torch.autograd.grad(value, tensors, allow_unused=True, create_graph=create_graph)
     return [torch.zeros_like(t) if g is None else g for t, g in zip(tensors, found, strict=True)]
 
 

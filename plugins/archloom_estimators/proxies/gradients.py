@@ -71,7 +71,7 @@ def fisher(model: nn.Module, images: Tensor, labels: Tensor, aggregation: Aggreg
     found = gradients(loss, [output for _, output in outputs])
     for (module, a), g in zip(outputs, found, strict=True):
         channels = _per_channel((a * g).detach().double(), isinstance(module, nn.Linear), len(images))
-        times = 1 if aggregation == "blockswap" else module.weight.numel() // channels.shape[1]  # type: ignore[union-attr,operator]
+        times = 1 if aggregation == "blockswap" else module.weight.numel() // channels.shape[1]  # type: ignore[operator]
         total += float(times * channels.square().sum() / (2 * len(images)))
     return total
 
