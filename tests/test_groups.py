@@ -9,14 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archloom.architecture import Architecture
-from archloom.groups import Failure, Group, groups, judge, sentences
+from archloom.groups import Failure, Group, Summary, groups, judge, sentences
 from archloom.verdict import draw_contestants
 from toys import Digits, digits
 
 
-def group(role: str = "random, same cost", **changes: Any) -> Group:
-    standard = {"networks": 3, "trainings": 9, "accuracy": 90.0, "spread": 0.5, "macs": 1e6, "params": 1e3}
-    return Group(**{"role": role, "latency": 1.0, **standard, **changes})
+def group(
+    role: str = "random, same cost",
+    networks: int = 3,
+    trainings: int = 9,
+    accuracy: float = 90.0,
+    spread: float | None = 0.5,
+    macs: float = 1e6,
+    between: float | None = None,
+) -> Group:
+    metrics = {
+        "test.accuracy": Summary(accuracy, "%", spread, between),
+        "macs": Summary(macs),
+        "params": Summary(1e3),
+        "latency.measured": Summary(1.0, "ms"),
+    }
+    return Group(role, networks, trainings, metrics)
 
 
 def found(**changes: Any) -> Group:
@@ -86,13 +99,13 @@ def test_networks_are_counted_and_not_their_trainings():
     ]
     mine, theirs = groups(trainings)
     assert (theirs.networks, theirs.trainings) == (3, 9)
-    assert theirs.between == pytest.approx(2.0)
-    assert theirs.error == pytest.approx(2.0 / 3**0.5)
-    assert mine.error == pytest.approx(0.1 / 3**0.5)
+    assert theirs.metrics["test.accuracy"].between == pytest.approx(2.0)
+    assert theirs.error("test.accuracy") == pytest.approx(2.0 / 3**0.5)
+    assert mine.error("test.accuracy") == pytest.approx(0.1 / 3**0.5)
     assert "not distinguishable" in judge(
         mine, theirs
     )  # t of two degrees of freedom is 4.3, and 2.5 / 1.155 is 2.2
-    assert theirs.to_json()["error"] == theirs.error
+    assert theirs.to_json()["error"] == theirs.error("test.accuracy")
 
 
 def test_few_networks_need_a_wider_gap_than_many():

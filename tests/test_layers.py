@@ -27,9 +27,9 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "weightfiles",
     "weights",
     "strategy estimator objective training",
-    "hypervolume",
+    "hypervolume columns groups",
     "report",
-    "engine measuring fitting verdict groups",
+    "engine measuring fitting verdict",
     "hookspecs factories plugins config contradictions resolve environment workers zoo backbone assembly family "
     "progress testing __init__",
     "source",

@@ -20,6 +20,7 @@ from archloom.architecture import Architecture
 from archloom.config import parse_config
 from archloom.cost import MACS
 from archloom.errors import RunError
+from archloom.groups import Group, Summary
 from archloom.report import write_report
 from archloom.run import Run, write_json
 from archloom.trial import Trial
@@ -127,16 +128,9 @@ class Folder:
 
 
 def group(role: str, accuracy: float, trainings: int, spread: float | None = 0.5) -> dict[str, Any]:
-    return {
-        "role": role,
-        "networks": 1,
-        "trainings": trainings,
-        "accuracy": accuracy,
-        "spread": spread,
-        "macs": 1e6,
-        "params": 1000.0,
-        "latency": 2.5,
-    }
+    costs = {"macs": Summary(1e6), "params": Summary(1000.0), "latency.measured": Summary(2.5, "ms")}
+    metrics = {"test.accuracy": Summary(accuracy, "%", spread), **costs}
+    return Group(role, 1, trainings, metrics).to_json()
 
 
 class Page(HTMLParser):
@@ -358,6 +352,17 @@ def test_a_single_seed_has_no_spread_rather_than_none_of_it(tmp_path):
     assert page.row("found 0")[2] == "-"
     assert page.row("found")[4] == "-"
     assert next(page.traces("found"))["error_y"]["array"] == [None]
+
+
+def test_a_result_of_before_the_metrics_were_a_mapping_is_read_as_it_stands(tmp_path):
+    folder = judged(tmp_path)
+    today = [group("found", 89.0, 2), group("random, same cost", 91.5, 2), group("random, any cost", 81.0, 2)]
+    folder.result(
+        [{key: value for key, value in one.items() if key != "metrics"} for one in today], SENTENCES
+    )
+    page = folder.report()
+    cells = ["random, same cost", "1", "2", "91.50", "0.50", "-2.50", "1,000,000", "1,000", "2.50"]
+    assert page.row("random, same cost") == cells
 
 
 def test_a_verdict_that_is_not_complete_makes_the_run_unfinished_and_says_no_sentence(tmp_path):

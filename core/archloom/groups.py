@@ -1,4 +1,5 @@
-"""What the trainings of a verdict say: the found network against random ones, in accuracy and in cost. No torch here.
+"""What the trainings of a verdict say: the found network against random ones, in accuracy (or
+what else the task measures) and in cost. No torch here.
 
 Networks are the units: several trainings of one network tell of that network, and three networks trained three times
 are no nine networks. Whoever was trained once has no known error, and whoever has none beats nobody.
@@ -9,47 +10,55 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from . import columns
 from .architecture import Architecture
+from .columns import ACCURACY, Column, Judged
 
 SAME_COST = 0.10
 """How far the cost of a random network "of the same cost" may lie from the found one's, as a fraction."""
 
-AS_ACCURATE = 1.0
-"""Two accuracies are alike where their whole difference, with its 95 % interval, is below so many points."""
+
+@dataclass(frozen=True)
+class Summary:
+    """A metric of the networks of one role. `value`: the mean or the median of all trainings, as the column says.
+
+    `spread` is the standard deviation over all trainings of the role, None with a single one; `between` that of the
+    networks' own means, None with a single network.
+    """
+
+    value: float
+    unit: str = "1"
+    spread: float | None = None
+    between: float | None = None
 
 
 @dataclass(frozen=True)
 class Group:
-    """The networks of one role: mean and spread of test accuracy over networks and seeds, mean costs.
-
-    `latency` is the median, since one disturbed timing would rule the mean. `spread` is the standard deviation over
-    all trainings of the role, None with a single one; `between` that of the networks' own means, None with a single
-    network.
-    """
+    """The networks of one role: what they reached and what they cost, by the names of the metrics. The first metric
+    is the one that they are judged by."""
 
     role: str
     networks: int
     trainings: int
-    accuracy: float
-    spread: float | None
-    macs: float
-    params: float
-    latency: float
-    between: float | None = None
+    metrics: Mapping[str, Summary]
 
-    @property
-    def error(self) -> float | None:
-        """The standard error of `accuracy`, over networks where there are several, else over trainings; None where
+    def value(self, metric: str) -> float | None:
+        """What stands for a metric; None where not every training has it."""
+        return self.metrics[metric].value if metric in self.metrics else None
+
+    def error(self, metric: str) -> float | None:
+        """The standard error of a metric, over networks where there are several, else over trainings; None where
         it is unknown: of a single training, or where all trainings gave the same."""
-        if not self.spread:
+        summary = self.metrics[metric]
+        if not summary.spread:
             return None
         if self.networks == 1:
-            return self.spread / math.sqrt(self.trainings)
+            return summary.spread / math.sqrt(self.trainings)
         # where the networks' means are not known, the spread over all trainings stands for theirs: it is no smaller
-        between = self.spread if self.between is None else self.between
+        between = summary.spread if summary.between is None else summary.between
         return between / math.sqrt(self.networks) or None
 
     @property
@@ -58,8 +67,37 @@ class Group:
         return (self.trainings if self.networks == 1 else self.networks) - 1
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; `error` is null where it is unknown."""
-        return {**self.__dict__, "error": self.error}
+        """Plain JSON: the metrics by name, and beside them those that have a `key` of their own, with spread and error
+        of the one that networks are judged by; `error` is null where it is unknown."""
+        main = next(iter(self.metrics))
+        flat = {
+            column.key: self.metrics[column.metric].value
+            for column in (ACCURACY.column, *columns.COSTS)
+            if column.key and column.metric in self.metrics
+        }
+        return {
+            "role": self.role,
+            "networks": self.networks,
+            "trainings": self.trainings,
+            **flat,
+            "spread": self.metrics[main].spread,
+            "between": self.metrics[main].between,
+            "error": self.error(main),
+            "metrics": {name: dict(summary.__dict__) for name, summary in self.metrics.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Group:
+        """From an entry of result.json, also of an older one, which has no `metrics`."""
+        if "metrics" in data:
+            metrics = {name: Summary(**summary) for name, summary in data["metrics"].items()}
+        else:
+            known = (ACCURACY.column, *columns.COSTS)
+            metrics = {c.metric: Summary(data[c.key], c.unit) for c in known if c.key and c.key in data}
+            metrics[ACCURACY.metric] = replace(
+                metrics[ACCURACY.metric], spread=data.get("spread"), between=data.get("between")
+            )
+        return cls(data["role"], data["networks"], data["trainings"], metrics)
 
 
 @dataclass(frozen=True)
@@ -84,35 +122,39 @@ class Failure:
         return cls(architecture=Architecture.from_json(data["architecture"]), **told)
 
 
-def groups(results: Sequence[Mapping[str, Any]]) -> list[Group]:
+def groups(results: Sequence[Mapping[str, Any]], by: Judged = ACCURACY) -> list[Group]:
     """The `final` events of a run, by role."""
-    found = []
+    made = []
     for role in dict.fromkeys(result["role"] for result in results):
         mine = [result for result in results if result["role"] == role]
-        metrics = [result["metrics"] for result in mine]
-        accuracies = [one["test.accuracy"] for one in metrics]
-        networks = list(dict.fromkeys(result["index"] for result in mine))
-        means = [
-            statistics.fmean(one["metrics"]["test.accuracy"] for one in mine if one["index"] == index)
-            for index in networks
+        shown = [
+            column
+            for column in (by.column, *columns.COSTS)
+            # one that was added since some of the trainings were made says nothing of the others
+            if column is by.column or all(column.metric in result["metrics"] for result in mine)
         ]
-        found.append(
-            Group(
-                role=role,
-                networks=len(networks),
-                trainings=len(mine),
-                accuracy=statistics.fmean(accuracies),
-                spread=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-                macs=statistics.fmean(one["macs"] for one in metrics),
-                params=statistics.fmean(one["params"] for one in metrics),
-                latency=statistics.median(one["latency.measured"] for one in metrics),
-                between=statistics.stdev(means) if len(means) > 1 else None,
-            )
-        )
-    return found
+        networks = len({result["index"] for result in mine})
+        metrics = {column.metric: _summary(mine, column) for column in shown}
+        made.append(Group(role, networks, len(mine), metrics))
+    return made
 
 
-def sentences(told: Sequence[Group], failures: Sequence[Failure]) -> tuple[str, ...]:
+def _summary(results: Sequence[Mapping[str, Any]], column: Column) -> Summary:
+    """A metric over the trainings of one role."""
+    values = [result["metrics"][column.metric] for result in results]
+    means = [
+        statistics.fmean(one["metrics"][column.metric] for one in results if one["index"] == index)
+        for index in dict.fromkeys(result["index"] for result in results)
+    ]
+    return Summary(
+        statistics.fmean(values) if column.summary == "mean" else statistics.median(values),
+        column.unit,
+        statistics.stdev(values) if len(values) > 1 else None,
+        statistics.stdev(means) if len(means) > 1 else None,
+    )
+
+
+def sentences(told: Sequence[Group], failures: Sequence[Failure], by: Judged = ACCURACY) -> tuple[str, ...]:
     """The verdict: for each role of random networks one sentence, and what failed."""
     roles = list(dict.fromkeys([*(g.role for g in told), *(f.role for f in failures)]))
     by_role = {group.role: group for group in told}
@@ -129,46 +171,44 @@ def sentences(told: Sequence[Group], failures: Sequence[Failure]) -> tuple[str, 
         elif role != "found" and found is not None:
             verb = "is" if len(failed) == 1 else "are"
             left_out = f"; {len(failed)} of its trainings failed and {verb} left out" if failed else ""
-            said.append(judge(found, by_role[role]) + left_out)
+            said.append(judge(found, by_role[role], by) + left_out)
     return tuple(said)
 
 
-def judge(found: Group, random: Group) -> str:
+def judge(found: Group, random: Group, by: Judged = ACCURACY) -> str:
     """One sentence: is the found network more accurate than these random ones, is it cheaper, can it be told at all?
 
-    Accuracies are told apart where the 95 % interval of their difference leaves out zero (Welch's, Student's t over
-    networks); they are alike where it lies within `AS_ACCURATE`. Costs are told apart where they differ by more than
-    a tenth.
+    Accuracies, or what else networks are judged `by`, are told apart where the 95 % interval of their difference
+    leaves out zero (Welch's, Student's t over networks); they are alike where it lies within the margin. Costs are
+    told apart where they differ by more than a tenth.
     """
-    gap, ratio = (
-        found.accuracy - random.accuracy,
-        found.macs / random.macs if random.macs else 1.0 + found.macs,
-    )
+    gap, mine, theirs = _gap(found, random, by), found.metrics["macs"].value, random.metrics["macs"].value
+    ratio = mine / theirs if theirs else 1.0 + mine
     cheaper, dearer = ratio < 1 - SAME_COST, ratio > 1 + SAME_COST
     percent = f"at {100 * ratio:.0f} % of the MACs"
-    accuracy = f"{gap:+.2f} points of test accuracy"
+    signed = f"+.{by.column.decimals}f"
+    difference = f"{gap:{signed}} {by.of}"
     role = random.role if random.networks > 1 else f"{random.role} (a single network)"
-    interval = _interval(found, random)
+    unlike = f"is not distinguishable in {by.noun} from {role}{_costs(cheaper, dearer)}"
+    interval = _interval(found, random, by)
     if interval is None:
-        told = f"{accuracy} (standard error unknown: {_unknown(found, random)}) {percent}"
-        return f"the found network is not distinguishable in accuracy from {role}{_costs(cheaper, dearer)}: {told}"
+        told = f"{difference} (standard error unknown: {_unknown(found, random, by)}) {percent}"
+        return f"the found network {unlike}: {told}"
     error, low, high = interval
-    told = f"{accuracy} (standard error {error:.2f}, 95 % interval {low:+.2f} to {high:+.2f}) {percent}"
-    alike = low > -AS_ACCURATE and high < AS_ACCURATE
-    if low > 0.0:
-        word = f"is more accurate but more expensive than {role}" if dearer else f"beats {role}"
-    elif high < 0.0:
+    reach = f"95 % interval {low:{signed}} to {high:{signed}}"
+    told = f"{difference} (standard error {error:.{by.column.decimals}f}, {reach}) {percent}"
+    better, worse = (low > 0.0, high < 0.0) if by.direction == "max" else (high < 0.0, low > 0.0)
+    margin = abs(random.metrics[by.metric].value) / 100 if by.margin is None else by.margin
+    if better:
+        word = f"is {by.better} but more expensive than {role}" if dearer else f"beats {role}"
+    elif worse:
         word = (
-            f"is less accurate but cheaper than {role}"
-            if cheaper
-            else f"does not beat {role}; it is less accurate"
+            f"is {by.worse} but cheaper than {role}" if cheaper else f"does not beat {role}; it is {by.worse}"
         )
-    elif alike:
-        word = (
-            f"is as accurate as {role} {percent}" if cheaper else f"does not beat {role}; it is as accurate"
-        )
+    elif low > -margin and high < margin:
+        word = f"is {by.alike} as {role} {percent}" if cheaper else f"does not beat {role}; it is {by.alike}"
     else:
-        word = f"is not distinguishable in accuracy from {role}{_costs(cheaper, dearer)}"
+        word = unlike
     return f"the found network {word}: {told}"
 
 
@@ -176,27 +216,32 @@ def _costs(cheaper: bool, dearer: bool) -> str:
     return ", and cheaper" if cheaper else ", and more expensive" if dearer else ""
 
 
-def _interval(found: Group, random: Group) -> tuple[float, float, float] | None:
-    """Standard error of the difference of the accuracies, and the ends of its 95 % interval (Welch 1947); None where
+def _gap(found: Group, random: Group, by: Judged) -> float:
+    return found.metrics[by.metric].value - random.metrics[by.metric].value
+
+
+def _interval(found: Group, random: Group, by: Judged) -> tuple[float, float, float] | None:
+    """Standard error of the difference of what is judged, and the ends of its 95 % interval (Welch 1947); None where
     the error of one of the two is unknown."""
     from scipy.stats import t  # type: ignore[import-untyped]  # takes a second, which only a verdict should spend
 
-    if found.error is None or random.error is None:
+    errors = [group.error(by.metric) for group in (found, random)]
+    if None in errors:
         return None
-    squares = [(group.error or 0.0) ** 2 for group in (found, random)]
+    squares = [(error or 0.0) ** 2 for error in errors]
     freedom = sum(squares) ** 2 / sum(s**2 / g.freedom for s, g in zip(squares, (found, random), strict=True))
-    error, gap = math.sqrt(sum(squares)), found.accuracy - random.accuracy
+    error, gap = math.sqrt(sum(squares)), _gap(found, random, by)
     reach = float(t.ppf(0.975, freedom)) * error
     return error, gap - reach, gap + reach
 
 
-def _unknown(found: Group, random: Group) -> str:
+def _unknown(found: Group, random: Group, by: Judged) -> str:
     """Why the standard error is not known."""
     once = [group for group in (found, random) if group.trainings == 1]
     if len(once) == 2:
         return "one training of each"
     if once:
         return f"one training of {'the found network' if once[0] is found else once[0].role}"
-    same = found if found.error is None else random
+    same = found if found.error(by.metric) is None else random
     whose = "the found network" if same is found else same.role
-    return f"all trainings of {whose} gave the same accuracy"
+    return f"all trainings of {whose} gave the same {by.noun}"

@@ -13,9 +13,8 @@ from typing import Any, Literal
 from torch import nn
 
 from .architecture import Architecture
-from .cost import count
-from .groups import SAME_COST, Failure, Group, groups, judge, sentences
-from .latency import measure
+from .columns import ACCURACY, Judged, Tested, costs_of, judged_by
+from .groups import SAME_COST, Failure, Group, Summary, groups, judge, sentences
 from .model import Model, assemble
 from .randomness import derive_seed, python_rng
 from .run import load_checkpoint
@@ -30,9 +29,11 @@ __all__ = [
     "Contestant",
     "Failure",
     "Group",
+    "Summary",
     "draw_contestants",
     "groups",
     "judge",
+    "judged",
     "sentences",
     "train_and_test",
 ]
@@ -132,6 +133,12 @@ def _resolution(contestant: Contestant, space: SearchSpace, task: Task) -> int |
     return None if shape == tuple(task.shape) else shape[1]
 
 
+def judged(task: Task) -> Judged:
+    """What the networks of a verdict are judged by: the first metric that the task declares, else accuracy."""
+    metric = next(iter(getattr(task, "metrics", ())), None)
+    return ACCURACY if metric is None else judged_by(metric.name, metric.unit, metric.direction)
+
+
 def _gap(price: float, target: float) -> float:
     """How far `price` lies from `target`, as a fraction of it, whatever the unit of both."""
     if price == target:
@@ -166,12 +173,6 @@ def train_and_test(
         data = task.dataset(split, resolution=resolution)
         judged = evaluate(model, batches(data, 512, device=device), len(task.classes), precision)
         metrics |= {f"{split}.{name}": value for name, value in judged.items()}
-    cost = count(model, input_shape(space, contestant.architecture, task))
-    metrics |= {"params": cost.params, "macs": cost.macs}
     example = next(iter(batches(data, 1, device=device)))[0]
-    timing = measure(model, example, device=device)
-    return metrics | {
-        "latency.measured": timing.median,
-        "latency.measured.low": timing.low,
-        "latency.measured.high": timing.high,
-    }
+    shape = input_shape(space, contestant.architecture, task)
+    return metrics | costs_of(Tested(model, shape, example, device))

@@ -142,32 +142,7 @@ def _print_result(result: Any) -> None:
             table.add_row(name, quantity(value, result.units.get(name, "1")))
         out.print(table)
     if result.groups or result.failures:
-        table = make_table(
-            "",
-            "networks",
-            "trainings",
-            "test top-1 %",
-            "spread",
-            "MACs",
-            "params",
-            "latency ms",
-            title="trained from scratch",
-        )
-        for group in result.groups:
-            spread = "-" if group.spread is None else f"{group.spread:.2f}"
-            table.add_row(
-                group.role,
-                str(group.networks),
-                str(group.trainings),
-                f"{group.accuracy:.2f}",
-                spread,
-                f"{group.macs:,.0f}",
-                f"{group.params:,.0f}",
-                f"{group.latency:.2f}",
-            )
-        for failure in result.failures:
-            table.add_row(f"{failure.role} {failure.index}, seed {failure.seed}", "-", "failed", "-", "-")
-        out.print(table)
+        out.print(_group_table(result))
         for failure in result.failures:
             out.print(f"{failure.role} {failure.index}, seed {failure.seed} failed: {failure.error}")
     if result.family:
@@ -179,6 +154,22 @@ def _print_result(result: Any) -> None:
     for sentence in (*result.verdict, *result.problems):
         out.print(sentence[0].upper() + sentence[1:] + ".")
     out.print(f"run folder: {result.folder}   report: {result.folder / 'report.html'}")
+
+
+def _group_table(result: Any) -> Any:
+    """The groups of a verdict, by the columns of the verdict."""
+    from ..columns import COSTS
+
+    main = result.judged.column
+    heads = [main.title, "spread", *(column.title for column in COSTS)]
+    table = make_table("", "networks", "trainings", *heads, title="trained from scratch")
+    for group in result.groups:
+        reached = [main.text(group.value(main.metric)), main.text(group.metrics[main.metric].spread)]
+        costs = [column.text(group.value(column.metric)) for column in COSTS]
+        table.add_row(group.role, str(group.networks), str(group.trainings), *reached, *costs)
+    for failure in result.failures:
+        table.add_row(f"{failure.role} {failure.index}, seed {failure.seed}", "-", "failed", "-", "-")
+    return table
 
 
 def _with_unit(name: str, units: Mapping[str, str]) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .. import columns
 from ..architecture import Architecture
+from ..columns import Column
+from ..groups import Group
 from .markup import (
     BLUE,
     GREEN,
     GREY,
     RED,
-    amount,
     axis,
     bar,
     escaped,
@@ -53,25 +54,21 @@ def verdict_section(story: Story) -> str:
     if not story.networks:
         return section("Verdict: trained from scratch", _network_table(story))
     parts.append('<div class="plots">')
-    parts.append(_race(story.networks, "macs", "MACs"))
-    parts.append(
-        _race(
-            story.networks,
-            "latency.measured",
-            "measured latency, ms",
-            "latency.measured.low",
-            "latency.measured.high",
-        )
-    )
+    for column in columns.COSTS:
+        if column.axis and all(network.has(column.metric) for network in story.networks):
+            parts.append(_race(story.networks, column, story.judged.column))
     parts.append("</div>")
     parts.append(f'<p class="note">{_LEGEND}</p>')
     if story.finished and story.result is not None:
-        parts.append(_group_table(story.result["groups"]))
+        parts.append(_group_table(story.result["groups"], story.judged.column))
     parts.append(_network_table(story))
     return section("Verdict: trained from scratch", *parts)
 
 
-def _race(networks: Sequence[Network], metric: str, title: str, low: str = "", high: str = "") -> str:
+def _race(networks: Sequence[Network], cost: Column, main: Column) -> str:
+    """What the networks are judged by against one of their costs."""
+    metric, low, high = cost.metric, *(cost.ends or ("", "", ""))[:2]
+    hover = f"%{{y:.{main.decimals}f}}{escaped(f' {main.unit}' if main.unit not in ('', '1') else '')}"
     data: list[dict[str, Any]] = []
     for role in dict.fromkeys(network.role for network in networks):
         mine = [network for network in networks if network.role == role]
@@ -82,9 +79,9 @@ def _race(networks: Sequence[Network], metric: str, title: str, low: str = "", h
                 "mode": "markers",
                 "showlegend": False,
                 "x": [finite(x) for n in mine for x in n.values(metric)],
-                "y": [finite(y) for n in mine for y in n.values("test.accuracy")],
+                "y": [finite(y) for n in mine for y in n.values(main.metric)],
                 "text": [f"{escaped(role)} {n.index}, seed {t['seed']}" for n in mine for t in n.trainings],
-                "hovertemplate": "%{text}<br>%{y:.2f} %<extra></extra>",
+                "hovertemplate": f"%{{text}}<br>{hover}<extra></extra>",
                 "marker": {"color": colour, "size": 5, "opacity": 0.55},
             }
         )
@@ -105,11 +102,16 @@ def _race(networks: Sequence[Network], metric: str, title: str, low: str = "", h
                 "mode": "markers",
                 "name": escaped(role),
                 "x": [finite(value) for value in x],
-                "y": [finite(n.mean("test.accuracy")) for n in mine],
-                "error_y": {"type": "data", "array": [n.spread for n in mine], "thickness": 1.5, "width": 5},
+                "y": [finite(n.mean(main.metric)) for n in mine],
+                "error_y": {
+                    "type": "data",
+                    "array": [n.spread(main.metric) for n in mine],
+                    "thickness": 1.5,
+                    "width": 5,
+                },
                 "error_x": bars | {"thickness": 1, "width": 3},
                 "text": [f"{escaped(role)} {n.index}" for n in mine],
-                "hovertemplate": "%{text}<br>mean %{y:.2f} %<br>%{x:,}<extra></extra>",
+                "hovertemplate": f"%{{text}}<br>mean {hover}<br>%{{x:,}}<extra></extra>",
                 "marker": {
                     "color": colour,
                     "symbol": symbol,
@@ -118,72 +120,59 @@ def _race(networks: Sequence[Network], metric: str, title: str, low: str = "", h
                 },
             }
         )
-    return plot(f"Test top-1 against {title}", data, xaxis=axis(title), yaxis=axis("test top-1, %"))
+    reached = main.axis.partition(",")[0]
+    title = escaped(f"{reached[:1].upper()}{reached[1:]} against {cost.axis}")
+    return plot(title, data, xaxis=axis(cost.axis), yaxis=axis(main.axis))
 
 
-def _group_table(groups: Sequence[Mapping[str, Any]]) -> str:
-    rows = []
+def _group_table(entries: Sequence[Mapping[str, Any]], main: Column) -> str:
+    """entries: the groups, as result.json has them."""
+    rows, groups = [], [Group.from_json(entry) for entry in entries]
     for group in groups:
-        gap = "" if group is groups[0] else f"{groups[0]['accuracy'] - group['accuracy']:+.2f}"
-        spread = "-" if group["spread"] is None else f"{group['spread']:.2f}"
-        rows.append(
-            [
-                escaped(group["role"]),
-                str(group["networks"]),
-                str(group["trainings"]),
-                f"{group['accuracy']:.2f}",
-                spread,
-                gap,
-                amount(round(group["macs"])),
-                amount(round(group["params"])),
-                f"{group['latency']:.2f}",
-            ]
+        value = group.metrics[main.metric].value
+        gap = (
+            "" if group is groups[0] else f"{groups[0].metrics[main.metric].value - value:+.{main.decimals}f}"
         )
+        cells = [group.role, str(group.networks), str(group.trainings), main.text(value)]
+        cells += [main.text(group.metrics[main.metric].spread), gap]
+        cells += [column.text(group.value(column.metric)) for column in columns.COSTS]
+        rows.append([escaped(cell) for cell in cells])
     head = [
         "group",
         "networks",
         "trainings",
-        "mean test top-1 %",
+        f"mean {main.title}",
         "spread over trainings",
         "found minus this",
-        "MACs",
-        "params",
-        "latency ms",
     ]
-    return table(head, rows)
+    return table([escaped(cell) for cell in [*head, *(column.title for column in columns.COSTS)]], rows)
 
 
 def _network_table(story: Story) -> str:
-    rows = []
+    rows, main = [], story.judged.column
     for n in story.networks:
-        values = n.values("test.accuracy")
-        latency = n.mean("latency.measured")
-        ends = f"{n.mean('latency.measured.low'):.2f} to {n.mean('latency.measured.high'):.2f}"
-        rows.append(
-            [
-                f"{escaped(n.role)} {n.index}",
-                f"{statistics.fmean(values):.2f}",
-                "-" if n.spread is None else f"{n.spread:.2f}",
-                " ".join(f"{value:.2f}" for value in values),
-                amount(n.mean("macs")),
-                amount(n.mean("params")),
-                f"{latency:.2f} ({ends})",
-                bar(n.architecture, story.colours),
-            ]
-        )
+        values = n.values(main.metric)
+        cells = [f"{n.role} {n.index}", main.text(n.mean(main.metric)), main.text(n.spread(main.metric))]
+        cells += [" ".join(main.text(value) for value in values)]
+        cells += [_cost(n, column) for column in columns.COSTS]
+        rows.append([*(escaped(cell) for cell in cells), bar(n.architecture, story.colours)])
     for failure in story.failures:
         network = Architecture.from_json(failure["architecture"])
         name = f"{escaped(failure['role'])} {failure['index']}, seed {failure['seed']}"
         reason = f'<span class="error">{escaped(failure["error"])}</span>'
-        rows.append([name, "failed", "-", reason, "-", "-", "-", bar(network, story.colours)])
-    head = [
-        "network",
-        "mean test top-1 %",
-        "spread over seeds",
-        "each seed",
-        "MACs",
-        "params",
-        "latency ms (10th to 90th percentile)",
-        "architecture",
-    ]
-    return table(head, rows)
+        costs = ["-"] * len(columns.COSTS)
+        rows.append([name, "failed", "-", reason, *costs, bar(network, story.colours)])
+    head = ["network", f"mean {main.title}", "spread over seeds", "each seed"]
+    head += [f"{c.title} ({c.ends[2]})" if c.ends else c.title for c in columns.COSTS]
+    return table([escaped(cell) for cell in [*head, "architecture"]], rows)
+
+
+def _cost(network: Network, column: Column) -> str:
+    """A network's mean over its trainings, and between which ends most of its values lie."""
+    if not network.has(column.metric):
+        return "-"
+    text = column.text(network.mean(column.metric))
+    if column.ends is None:
+        return text
+    low, high, _ = column.ends
+    return f"{text} ({column.text(network.mean(low))} to {column.text(network.mean(high))})"

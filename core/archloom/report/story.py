@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..architecture import Architecture
+from ..columns import ACCURACY, Judged, judged_by
 from ..documents import parse_yaml, reachable, read_text
 from ..errors import RunError
 from ..objective import Objective, front
@@ -34,10 +35,12 @@ class Network:
     def mean(self, metric: str) -> float:
         return statistics.fmean(self.values(metric))
 
-    @property
-    def spread(self) -> float | None:
-        """The standard deviation of test accuracy over seeds, in points; None with a single seed."""
-        values = self.values("test.accuracy")
+    def has(self, metric: str) -> bool:
+        return all(metric in training["metrics"] for training in self.trainings)
+
+    def spread(self, metric: str) -> float | None:
+        """The standard deviation over seeds; None with a single seed."""
+        values = self.values(metric)
         return statistics.stdev(values) if len(values) > 1 else None
 
 
@@ -124,6 +127,13 @@ class Story:
             Network(role, index, Architecture.from_json(trainings[0]["architecture"]), trainings)
             for (role, index), trainings in mine.items()
         ]
+
+    @cached_property
+    def judged(self) -> Judged:
+        """What the networks of the verdict are judged by."""
+        verdicts = self.of("verdict")
+        metric = verdicts[-1].get("metric") if verdicts else None
+        return ACCURACY if metric is None else judged_by(metric["name"], metric["unit"], metric["direction"])
 
     @cached_property
     def objectives(self) -> list[Objective]:

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ..architecture import Architecture
+from ..columns import ACCURACY, Judged
 from ..errors import RunError
 from ..randomness import derive_seed
 from ..resolve import Resolved
@@ -23,7 +24,16 @@ from ..run import Run, load_checkpoint, write_atomically
 from ..strategy import Recorded
 from ..teacher import load_teacher
 from ..training import Epoch, check_trainable
-from ..verdict import Contestant, Failure, Group, draw_contestants, groups, train_and_test, train_from_scratch
+from ..verdict import (
+    Contestant,
+    Failure,
+    Group,
+    draw_contestants,
+    groups,
+    judged,
+    train_and_test,
+    train_from_scratch,
+)
 from .making import Notify, make_context
 
 logger = logging.getLogger("archloom")
@@ -56,6 +66,11 @@ class Finals:
     notify: Notify
     again: bool = False
 
+    @property
+    def judged(self) -> Judged:
+        """What the networks are judged by."""
+        return judged(self.resolved.task)
+
     def hold(self, found: Architecture) -> tuple[list[Group], list[Failure]]:
         """Train all contestants that this run has not trained yet; what those of each role reached, and what failed.
 
@@ -81,7 +96,7 @@ class Finals:
         first = self._name(contestants[0], 0)
         if first in reached:
             self._copy_weights(first, contestants[0])
-        return groups(results), list(failures.values())
+        return groups(results, self.judged), list(failures.values())
 
     def none(self) -> None:
         """Record that nothing is trained, whatever an earlier verdict of this run was."""
@@ -91,7 +106,8 @@ class Finals:
         """Which trainings the verdict is made of; not said twice."""
         said: list[list[str]] = [event["names"] for event in self.run.log.of("verdict")]
         if names != (said[-1] if said else []):
-            self.run.log.append({"event": "verdict", "names": names})
+            by = {} if self.judged is ACCURACY else {"metric": self.judged.to_json()}
+            self.run.log.append({"event": "verdict", "names": names, **by})
 
     def _draw(self, found: Architecture) -> list[Contestant]:
         r, verdict = self.resolved, self.resolved.config.verdict

@@ -149,4 +149,5 @@ def _extended(
         return result
     nothing: tuple[list[Group], list[Failure]] = ([], [])
     told, failures = after.attempt("the verdict", lambda: finals.hold(found.architecture), nothing)
-    return replace(result, groups=tuple(told), failures=tuple(failures), verdict=sentences(told, failures))
+    said = sentences(told, failures, finals.judged)
+    return replace(result, groups=tuple(told), failures=tuple(failures), verdict=said, judged=finals.judged)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..architecture import Architecture
+from ..columns import ACCURACY, Judged
 from ..family import Member
 from ..hypervolume import history
 from ..objective import Objective
@@ -20,7 +21,7 @@ class Result:
     """What a search ends with. `architecture` is None where several objectives leave a front and nothing
     says how to pick from it; `complete` is False where the budget ended the training of the supernet. `failures`:
     trainings of the verdict that ended with an error; `problems`: what else failed after the search, as sentences;
-    `units`: of each metric."""
+    `units`: of each metric; `judged`: what the groups are judged by."""
 
     folder: Path
     architecture: Architecture | None
@@ -34,6 +35,7 @@ class Result:
     failures: tuple[Failure, ...] = ()
     problems: tuple[str, ...] = ()
     units: Mapping[str, str] = field(default_factory=dict)
+    judged: Judged = ACCURACY
 
 
 def write_result(
