@@ -215,3 +215,11 @@ def test_each_event_of_a_log_is_documented_with_its_fields(tmp_path):
 def test_each_field_of_a_trial_is_documented():
     text = sections(ROOT / "docs" / "engine.md", 2)["The protocols"]
     assert re.findall(r"^\| `(\w+)` \|", text, re.M) == [field.name for field in fields(Trial)]
+
+
+@pytest.mark.parametrize(
+    "page", sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]), ids=lambda page: page.name
+)
+def test_each_link_of_a_page_leads_to_a_file(page):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        assert "://" in target or (page.parent / target).exists(), target

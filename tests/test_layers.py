@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -196,3 +197,12 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'serach'"):
         archloom.serach  # noqa: B018
     assert {"build", "search", "hookimpl"} <= set(dir(archloom))
+
+
+def test_the_page_on_layers_lists_every_module_of_the_core():
+    page = (ROOT / "docs" / "design" / "layers.md").read_text()
+    names = {path.name for path in CORE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    listed = set(re.findall(r"(?<!\S)(\w+)(?:\.py|/)(?=\s)", page.split("```")[1]))
+    assert {name.removesuffix(".py") for name in names} - {"__init__", "__main__"} == listed, (
+        "edit docs/design/layers.md"
+    )
