@@ -28,8 +28,8 @@ from archloom.latency_check import (
     read_measured,
 )
 from archloom.latency_check.agreement import Calibration
-from archloom.latency_check.predictors import SumOfParts, choose, one_hot
-from archloom.space import Around, build_chain
+from archloom.latency_check.predictors import SumOfParts, choose
+from archloom.space import Around, Encoding, build_chain
 from archloom_fbnet import FBNetSpace
 from archloom_tabular.fbnet_device import DeviceTable
 
@@ -239,7 +239,7 @@ def test_all_3000_networks_of_the_additive_devices_are_reproduced_by_the_shipped
 
 def test_the_sum_of_parts_recovers_an_additive_device_from_its_networks(published):
     choices = FBNetSpace(form="cifar").choices
-    X = one_hot(published.architectures, choices)
+    X = Encoding(choices, numbers=False).of(published.architectures)
     for device in ADDITIVE:
         y = published.of(device)
         held_out = SumOfParts().fit(X[:2000], y[:2000]).predict(X[2000:])
@@ -261,7 +261,7 @@ def test_a_learned_predictor_beats_the_sum_where_a_device_is_not_additive(publis
 
 
 def test_where_nothing_is_beyond_the_sum_the_sum_is_chosen(published):
-    X = one_hot(published.architectures[:900], FBNetSpace(form="cifar").choices)
+    X = Encoding(FBNetSpace(form="cifar").choices, numbers=False).of(published.architectures[:900])
     chosen = choose(X, published.of("pixel3")[:900], FBNetSpace(form="cifar").choices)
     assert chosen.name == "sum of parts"
     with pytest.raises(ConfigError, match="9 networks are too few"):
@@ -283,8 +283,11 @@ GOOD = "architecture,phone,board\n000,1.5,3\n012,2.5,4\n111,2.5,4\n"
         (GOOD + "222,,1\n", "line 5: 'phone' has '', which is no time"),
         (GOOD + "222,nan,1\n", "line 5: 'phone' has 'nan', which is no time"),
         (GOOD + "222,-1,1\n", "line 5: 'phone' has '-1', which is no time"),
-        (GOOD + "22,1,1\n", "line 5: '22' has 2 decisions, but the space has 3 choices"),
-        (GOOD + "229,1,1\n", "line 5: '9' in '229' is neither an option of choice 'd2' nor the position"),
+        (GOOD + "22,1,1\n", "line 5: architecture '22' has 2 decisions, but the space has 3 choices"),
+        (
+            GOOD + "229,1,1\n",
+            "line 5: '9' in '229' is neither an option nor the position of one of choice 'd2'",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_name_and_line(text, message, tmp_path):

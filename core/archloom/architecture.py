@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .documents import scalar, trouble
@@ -25,10 +25,16 @@ class Choice:
     Options are all texts, all numbers (whole ones become fractions where one of them is) or all true and false, and
     None may stand among them; numpy's numbers and texts become Python's. Anything else is refused with a SpaceError,
     as is a name that no file, module or path can bear.
+
+    ordered: the options stand in an order that means something (depths 2, 3, 4), so that an option's neighbours are
+    the one before it and the one after. when: earlier choice -> options of it under which this choice is decided,
+    `{"depth": (3, 4)}`; all of them must hold. An architecture decides the active choices and no others.
     """
 
     name: str
     options: tuple[Option, ...]
+    ordered: bool = False
+    when: Mapping[str, tuple[Option, ...]] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         name, given = scalar(self.name), self.options
@@ -38,8 +44,17 @@ class Choice:
             # a set has no order of its own, and each process would have another
             raise SpaceError(f"choice '{name}': the options are a list or a tuple, not {shown(repr(given))}")
         options = _of_one_kind(tuple(plain_option(option, f"choice '{name}'") for option in given), name)
+        if not isinstance(self.ordered, bool):
+            raise SpaceError(f"choice '{name}': ordered is True or False, not {shown(repr(self.ordered))}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "options", options)
+        object.__setattr__(self, "when", _conditions(self.when, f"choice '{name}'"))
+
+    def active(self, decisions: Mapping[str, Option]) -> bool:
+        """Whether this choice is decided where the earlier ones are decided like this."""
+        if self.when is None:
+            return True
+        return all(name in decisions and decisions[name] in options for name, options in self.when.items())
 
     def index(self, option: Option) -> int:
         """The position of `option`; a SpaceError that names the nearest one where there is none."""
@@ -69,6 +84,27 @@ def plain_option(value: Any, where: str) -> Option:
         odd = odd or _trouble_of_text(found)
     if odd:
         raise SpaceError(f"{where}: the option {shown(repr(found), 100)} {odd}")
+    return found
+
+
+def _conditions(when: Any, where: str) -> dict[str, tuple[Option, ...]] | None:
+    if when is None:
+        return None
+    if not isinstance(when, Mapping) or not when:
+        raise SpaceError(
+            f'{where}: when is a dictionary of earlier choices and their options, {{"depth": (3, 4)}}, not '
+            f"{shown(repr(when))}; leave it out where the choice is always decided"
+        )
+    found = {}
+    for name, options in when.items():
+        if isinstance(options, str | bytes | Set) or not isinstance(options, Iterable):
+            raise SpaceError(
+                f"{where}: when names the options of '{shown(str(name))}' in a list or a tuple, not as "
+                f"{shown(repr(options))}"
+            )
+        found[scalar(name)] = tuple(plain_option(option, f"{where}, when '{name}'") for option in options)
+        if not found[scalar(name)]:
+            raise SpaceError(f"{where}: when names no option of '{name}'; it would never be decided")
     return found
 
 

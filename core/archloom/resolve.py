@@ -18,7 +18,7 @@ from .hypervolume import check_reference
 from .model import ModelParts, assemble
 from .objective import Constraint, Objective, Picking
 from .plugins import Host
-from .space import SearchSpace
+from .space import SearchSpace, decide, first_option
 from .supernet import Supernet
 from .task import Task
 from .training import Recipe
@@ -330,9 +330,8 @@ def _check_fit(
     config: SearchConfig, space: SearchSpace, task: Task, parts: ModelParts, *, supernet: bool
 ) -> None:
     """Assemble one architecture, and the supernet where there is one, without computing anything."""
-    from .architecture import Architecture
 
-    first = Architecture({choice.name: choice.options[0] for choice in space.choices})
+    first = decide(space, first_option)
     try:
         assemble(space, first, task, parts, seed=0)
         if supernet:

@@ -13,6 +13,7 @@ from .model import Model
 from .plugins import Host
 from .resolve import device_of
 from .source import Source, choose, open_source, plugins_beside
+from .space import side_of
 from .surroundings import plainly
 from .task import Task
 from .training import Recipe
@@ -49,8 +50,7 @@ class Trained:
     @property
     def resolution(self) -> int | None:
         """The side to ask the task's images in; None for the task's own shape."""
-        own = None if self.task is None else tuple(self.task.shape)
-        return None if own is None or own == self.shape else self.shape[1]
+        return None if self.task is None else side_of(self.shape, self.task)
 
     def needs_task(self, why: str) -> Task:
         """The task, or a ConfigError that says what it is needed for."""

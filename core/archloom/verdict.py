@@ -18,7 +18,7 @@ from .groups import SAME_COST, Failure, Group, Summary, groups, judge, sentences
 from .model import Model, assemble
 from .randomness import derive_seed, python_rng
 from .run import load_checkpoint
-from .space import SearchSpace, input_shape, sample, violations
+from .space import SearchSpace, distinct, input_shape, resolution
 from .task import Task, batches
 from .training import Epoch, Recipe, evaluate, train
 
@@ -66,16 +66,12 @@ def draw_contestants(
     built, is never of about the same cost.
     """
     rng = python_rng(seed, "verdict")
-    target, seen = cost(found), {found}
+    target = cost(found)
     anywhere: list[Architecture] = []
     near: list[tuple[float, Architecture]] = []
-    for _ in range(draws):
+    for candidate in distinct(space, rng, draws=draws, feasible=lambda drawn: drawn != found):
         if sum(gap <= SAME_COST for gap, _ in near) >= number and len(anywhere) >= number:
             break
-        candidate = sample(space, rng)
-        if candidate in seen or violations(space, candidate):
-            continue
-        seen.add(candidate)
         if len(anywhere) < number:
             anywhere.append(candidate)
             continue
@@ -120,17 +116,12 @@ def train_from_scratch(
         device=device,
         precision=precision,
         folder=folder,
-        resolution=_resolution(contestant, space, task),
+        resolution=resolution(space, contestant.architecture, task),
         teacher=teacher,
         network=json.dumps(contestant.architecture.to_json(), sort_keys=True),
     ):
         on_epoch(epoch)
     return model
-
-
-def _resolution(contestant: Contestant, space: SearchSpace, task: Task) -> int | None:
-    shape = input_shape(space, contestant.architecture, task)
-    return None if shape == tuple(task.shape) else shape[1]
 
 
 def judged(task: Task) -> Judged:
@@ -164,13 +155,13 @@ def train_and_test(
     """
     where = {"device": device, "precision": precision, "folder": folder}
     model = train_from_scratch(contestant, space, task, parts, recipe, **where, **options)
-    resolution = _resolution(contestant, space, task)
+    own = resolution(space, contestant.architecture, task)
     metrics: dict[str, float] = {}
     best = load_checkpoint(folder / "best.pt")
     if best is not None:
         model.load_state_dict(best["model"])
     for split in ("validation", "test"):
-        data = task.dataset(split, resolution=resolution)
+        data = task.dataset(split, resolution=own)
         judged = evaluate(model, batches(data, 512, device=device), len(task.classes), precision)
         metrics |= {f"{split}.{name}": value for name, value in judged.items()}
     example = next(iter(batches(data, 1, device=device)))[0]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-
 from archloom.architecture import Architecture
-from archloom.space import SearchSpace, violations
+from archloom.space import SearchSpace, everything, violations
 from archloom.trial import Trial
 
 
@@ -14,18 +11,10 @@ class GridSearch:
     """All architectures that the space itself allows, the last choice changing fastest; then the search ends."""
 
     def __init__(self, space: SearchSpace) -> None:
-        self.remaining = _allowed(space)
+        self.remaining = (one for one in everything(space) if not violations(space, one))
 
     def propose(self) -> Architecture | None:
         return next(self.remaining, None)
 
     def observe(self, trial: Trial) -> None:
         pass
-
-
-def _allowed(space: SearchSpace) -> Iterator[Architecture]:
-    names = [choice.name for choice in space.choices]
-    for options in itertools.product(*(choice.options for choice in space.choices)):
-        architecture = Architecture(dict(zip(names, options, strict=True)))
-        if not violations(space, architecture):
-            yield architecture

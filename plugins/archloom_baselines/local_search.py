@@ -6,12 +6,13 @@ from __future__ import annotations
 import random
 
 from archloom.architecture import Architecture
-from archloom.space import SearchSpace, sample
+from archloom.space import SearchSpace, neighbours, sample
 from archloom.trial import Trial
 
 
 class LocalSearch:
-    """Hill climbing with restarts; neighbours differ in one decision and are asked in random order.
+    """Hill climbing with restarts; neighbours differ in one decision (and what it activates, which is drawn) and are
+    asked in random order.
 
     patient: look at all neighbours and move to the best of them, as in the paper's algorithm 1. By default the
     first better one is taken, which the paper calls query until lower. Infeasible and failed trials are no better
@@ -47,19 +48,9 @@ class LocalSearch:
 
     def _move(self, trial: Trial) -> None:
         self.here, self.better = trial, None
-        self.unasked = neighbours(self.space, trial.architecture)
+        self.unasked = neighbours(self.space, trial.architecture, self.rng)
         self.rng.shuffle(self.unasked)
 
 
 def _score(trial: Trial | None) -> float:
     return float("-inf") if trial is None or trial.score is None else trial.score
-
-
-def neighbours(space: SearchSpace, architecture: Architecture) -> list[Architecture]:
-    """All architectures that differ in one decision, in the order of the choices and options."""
-    return [
-        architecture.replace(**{choice.name: option})
-        for choice in space.choices
-        for option in choice.options
-        if option != architecture[choice.name]
-    ]

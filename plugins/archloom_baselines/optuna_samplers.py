@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from archloom.architecture import Architecture
+from archloom.architecture import Architecture, Choice, Option
 from archloom.errors import ConfigError, UnknownName
 from archloom.objective import Objective
 from archloom.randomness import derive_seed
-from archloom.space import SearchSpace
+from archloom.space import SearchSpace, decide
 from archloom.trial import Trial
 
 SAMPLERS: Mapping[str, str] = {
@@ -41,8 +41,9 @@ class OptunaSampler:
     """Any sampler of Optuna's by name, with one objective or several.
 
     sampler: tpe, nsga2, nsga3, random, gp, cmaes, qmc, bruteforce, or a class of optuna.samplers. options: the
-    sampler's own, such as {population_size: 20}. ordered: give the choices as positions in the order of their options,
-    for spaces in which neighbours are alike; cmaes always does.
+    sampler's own, such as {population_size: 20}. ordered: give all choices as positions in the order of their options,
+    as those that the space calls ordered always are, and as cmaes needs them. A choice that is not active is not
+    suggested.
 
     An infeasible trial is told as one that breaks a constraint, with the worst scores seen; a failed one as failed.
     """
@@ -80,20 +81,16 @@ class OptunaSampler:
     def propose(self) -> Architecture:
         with _quiet():
             trial = self.study.ask()
-            architecture = Architecture(
-                {
-                    choice.name: self._suggest(trial, choice.name, choice.options)
-                    for choice in self.space.choices
-                }
-            )
+            architecture = decide(self.space, lambda choice: self._suggest(trial, choice))
         self.open.setdefault(architecture, []).append(trial)
         return architecture
 
-    def _suggest(self, trial: Any, name: str, options: Sequence[Any]) -> Any:
-        if self.ordered:
-            return options[trial.suggest_int(name, 0, len(options) - 1)]
+    def _suggest(self, trial: Any, choice: Choice) -> Option:
+        positions = range(len(choice.options))
+        if self.ordered or choice.ordered:
+            return choice.options[trial.suggest_int(choice.name, 0, positions[-1])]
         # by position: 1 and True are one category to Optuna, and are two options here
-        return options[trial.suggest_categorical(name, tuple(range(len(options))))]
+        return choice.options[trial.suggest_categorical(choice.name, tuple(positions))]
 
     def observe(self, trial: Trial) -> None:
         asked = self.open[trial.architecture].pop(0)

@@ -4,13 +4,12 @@ trained a little, the best of them go on, and few are trained to the end."""
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from archloom.architecture import Architecture
-from archloom.space import SearchSpace, sample, size
+from archloom.space import SearchSpace, everything, sample, size
 from archloom.strategy import Proposal
 from archloom.trial import Trial
 
@@ -74,10 +73,7 @@ class Bracket:
             if drawn not in self.drawn:
                 break
         else:  # so many misses happen only where nearly all of a small space is drawn
-            names = [choice.name for choice in self.space.choices]
-            decided = itertools.product(*(choice.options for choice in self.space.choices))
-            every = (Architecture(dict(zip(names, options, strict=True))) for options in decided)
-            drawn = self.rng.choice([one for one in every if one not in self.drawn])
+            drawn = self.rng.choice([one for one in everything(self.space) if one not in self.drawn])
         self.drawn[drawn] = None
         return drawn
 

@@ -5,20 +5,29 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archloom.architecture import Architecture
 from archloom.errors import ConfigError, UnknownName
-from archloom.space import SearchSpace, mutate, sample, size, violations
+from archloom.space import Encoding, SearchSpace, everything, mutate, sample, size, violations
 from archloom.trial import Trial
 
 from .options import at_least
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Architectures with their rows: X as the model sees them, (n, encoding); parts for their costs, (n, one-hot)."""
+
+    architectures: list[Architecture]
+    X: Floats
+    parts: Floats
 
 
 class Surrogate:
@@ -30,7 +39,7 @@ class Surrogate:
 
     initial, batch, kappa: as above; sigma is the model's own uncertainty of the mean and its noise together.
     costs: metrics of the trials that are sums over the decisions, such as macs or params. Their logarithms are
-        features beside the one-hot decisions. What an unmeasured architecture costs is learnt from the measured
+        features beside the encoded decisions. What an unmeasured architecture costs is learnt from the measured
         ones by least squares, exactly once their decisions span the space, so nothing is built or counted here.
     pool: how many architectures are judged. A space that is not larger is judged whole; of a larger one, half are
         random and half are mutants of the best.
@@ -61,8 +70,10 @@ class Surrogate:
             raise UnknownName(
                 "metric", unknown[0], metrics or (), "(surrogate: costs are what estimators measure.)"
             )
-        self.encoding = OneHot(space)
-        self.whole = self._enumerated() if size(space) <= pool else None
+        self.encoding = Encoding(space.choices)
+        # what an ordered option costs need not rise evenly from one to the next, so costs have a column for each
+        self.parts = Encoding(space.choices, numbers=False)
+        self.whole = self._pool(list(everything(space))) if size(space) <= pool else None
         self.proposed: dict[Architecture, None] = {}  # in order: a set's order differs between processes
         self.observed: dict[Architecture, Trial] = {}
         self.queue: list[Architecture] = []
@@ -90,36 +101,36 @@ class Surrogate:
         """The batch: of those never proposed the highest mean + kappa * sigma, ties in the pool's order."""
         from sklearn.linear_model import BayesianRidge  # takes a second, which only its users should spend
 
-        candidates, rows = self._candidates(ok)
-        fresh = [n for n, one in enumerate(candidates) if one not in self.proposed]
+        pool = self._candidates(ok)
+        fresh = [n for n, one in enumerate(pool.architectures) if one not in self.proposed]
         if not fresh:
             return []
-        X = self.encoding.of([trial.architecture for trial in ok])
+        measured = self._pool([trial.architecture for trial in ok])
         y = normal_scores([trial.score or 0.0 for trial in ok])
-        rows = rows[fresh]
-        judge = BayesianRidge().fit(self._features(X), y)
-        mean, sigma = judge.predict(self._features(rows), return_std=True)
+        judge = BayesianRidge().fit(self._features(measured.X, measured.parts), y)
+        mean, sigma = judge.predict(self._features(pool.X[fresh], pool.parts[fresh]), return_std=True)
         order = np.argsort(-(mean + self.kappa * sigma), kind="stable")
-        allowed = (candidates[fresh[n]] for n in order if not violations(self.space, candidates[fresh[n]]))
+        best = (pool.architectures[fresh[n]] for n in order)
+        allowed = (architecture for architecture in best if not violations(self.space, architecture))
         return list(itertools.islice(allowed, self.batch))
 
-    def _features(self, X: Floats) -> Floats:
-        """(n, one-hot) -> (n, one-hot + costs)."""
-        return np.hstack([X, *(self._log_cost(name, X)[:, None] for name in self.costs)])
+    def _features(self, X: Floats, parts: Floats) -> Floats:
+        """(n, encoding) and (n, one-hot) -> (n, encoding + costs)."""
+        return np.hstack([X, *(self._log_cost(name, parts)[:, None] for name in self.costs)])
 
-    def _log_cost(self, name: str, X: Floats) -> Floats:
+    def _log_cost(self, name: str, parts: Floats) -> Floats:
         """(n, one-hot) -> (n,): the logarithm of a cost relative to the mean of those known."""
         known = [trial for trial in self.observed.values() if trial.metrics.get(name, 0.0) > 0.0]
         costs = np.array([trial.metrics[name] for trial in known])
-        design = self.encoding.of([trial.architecture for trial in known])
+        design = self.parts.of([trial.architecture for trial in known])
         # relative and centred: of the many solutions while decisions are few, lstsq takes the most even one
         offset = design.mean(0)
         weights = np.linalg.lstsq(design - offset, costs / costs.mean() - 1.0, rcond=1e-9)[0]
-        predicted = 1.0 + (X - offset) @ weights
+        predicted = 1.0 + (parts - offset) @ weights
         # an extrapolation may fall below anything possible, where the logarithm ends
         return np.log(np.maximum(predicted, 0.5 * costs.min() / costs.mean()))
 
-    def _candidates(self, ok: Sequence[Trial]) -> tuple[list[Architecture], Floats]:
+    def _candidates(self, ok: Sequence[Trial]) -> Pool:
         if self.whole is not None:
             return self.whole
         best = sorted(ok, key=lambda trial: (-(trial.score or 0.0), trial.number))[: self.batch]
@@ -127,14 +138,10 @@ class Surrogate:
         for _ in range(self.pool // 2):
             mutant = mutate(self.space, self.rng.choice(best).architecture, self.rng)
             pool.append(mutate(self.space, mutant, self.rng) if self.rng.random() < 0.5 else mutant)
-        pool = list(dict.fromkeys(pool))
-        return pool, self.encoding.of(pool)
+        return self._pool(list(dict.fromkeys(pool)))
 
-    def _enumerated(self) -> tuple[list[Architecture], Floats]:
-        names = [choice.name for choice in self.space.choices]
-        options = itertools.product(*(choice.options for choice in self.space.choices))
-        found = [Architecture(dict(zip(names, chosen, strict=True))) for chosen in options]
-        return found, self.encoding.of(found)
+    def _pool(self, architectures: list[Architecture]) -> Pool:
+        return Pool(architectures, self.encoding.of(architectures), self.parts.of(architectures))
 
 
 def normal_scores(values: Sequence[float]) -> Floats:
@@ -143,20 +150,3 @@ def normal_scores(values: Sequence[float]) -> Floats:
     ranks = np.cumsum(counts) - (counts - 1) / 2  # from 1
     quantile = NormalDist().inv_cdf
     return np.array([quantile((ranks[n] - 0.5) / len(values)) for n in inverse])
-
-
-class OneHot:
-    """Architectures as rows of zeros and ones, a column for each option of each choice."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        self.columns: dict[tuple[str, Any], int] = {}
-        for choice in space.choices:
-            for option in choice.options:
-                self.columns[choice.name, option] = len(self.columns)
-
-    def of(self, architectures: Sequence[Architecture]) -> Floats:
-        """(n, columns)."""
-        rows = np.zeros((len(architectures), len(self.columns)))
-        for row, architecture in enumerate(architectures):
-            rows[row, [self.columns[decision] for decision in architecture.items()]] = 1.0
-        return rows

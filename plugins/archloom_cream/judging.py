@@ -12,6 +12,7 @@ from archloom.architecture import Architecture
 from archloom.model import Model, evaluating
 from archloom.randomness import python_rng
 from archloom.ranks import Ranks
+from archloom.space import side_of
 from archloom.task import Split, Task, batches
 from archloom.training import precision_context, recalibrate_batchnorm
 
@@ -66,7 +67,7 @@ class Judge:
 
     def _data(self, shape: Shape) -> tuple[Stream, Stream]:
         if shape not in self._kept:
-            side = resolution_of(shape, self.task)
+            side = side_of(shape, self.task)
             calibrating = self._chosen("weights", self.recalibration * BATCH, side)
             judged = self._chosen(self.held_out, self.images, side)
             self._kept[shape] = (
@@ -82,8 +83,3 @@ class Judge:
         positions = list(range(len(data)))  # type: ignore[arg-type]
         python_rng(self.seed, "judged", split).shuffle(positions)
         return Subset(data, positions[:count])
-
-
-def resolution_of(shape: Shape, task: Task) -> int | None:
-    """The side that a data set of these images is asked for; None where it is the task's own."""
-    return None if tuple(shape) == tuple(task.shape) else shape[1]

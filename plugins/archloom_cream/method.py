@@ -20,6 +20,7 @@ from archloom.errors import ConfigError, SearchError
 from archloom.model import Model, ModelParts
 from archloom.randomness import derive_seed, forked_rng, python_rng
 from archloom.ranks import Ranks
+from archloom.space import side_of
 from archloom.strategy import Progress
 from archloom.supernet import Supernet
 from archloom.task import Task, batches
@@ -28,7 +29,7 @@ from archloom.trial import Trial
 
 from .board import Board, Entry
 from .checks import check_batches, check_options
-from .judging import Judge, resolution_of
+from .judging import Judge
 from .matching import distillation, joined_loss
 from .paths import PathCosts, Sampler, Sampling
 from .record import Record
@@ -324,7 +325,7 @@ class Cream:
         Returned are the images that paths are compared on (S, C, H, W).
         """
         shapes = [self.costs.shape(a) for a in self.costs.settings()]
-        side = resolution_of(max(shapes, key=lambda shape: shape[1]), self.task)
+        side = side_of(max(shapes, key=lambda shape: shape[1]), self.task)
         self.data = self.task.dataset("weights", augment=True, resolution=side)
         self.held_out = self.task.dataset(held_out, resolution=side)
         available = len(self.held_out)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from archloom.architecture import Architecture, Choice, Option
 from archloom.cost import count
 from archloom.errors import ConfigError, SearchError, SpaceError
 from archloom.model import Model, call_on_meta, evaluating
-from archloom.space import input_shape, sample, violations
+from archloom.space import changed, decide, first_option, input_shape, sample, violations
 from archloom.supernet import SharedChoice, Supernet
 from archloom.task import Task
 
@@ -54,23 +54,33 @@ class PathCosts:
 
     def __call__(self, architecture: Architecture) -> int:
         base, layers = self._table(architecture)
-        return base + sum(costs[architecture[name]] for name, costs in layers.items())
+        return base + sum(costs[architecture[name]] for name, costs in layers.items() if name in architecture)
 
     def bounds(self) -> tuple[int, int]:
         """MACs of the cheapest and of the dearest path."""
         totals = []
+        dependent = {c.name for c in self.space.choices if not self.layers.keys().isdisjoint(c.when or {})}
         for architecture in self.settings():
             base, layers = self._table(architecture)
-            totals += [base + sum(f(costs.values()) for costs in layers.values()) for f in (min, max)]
+            costs = [
+                # a layer that depends on another one may be there or not
+                [*layer.values(), *([0] if name in dependent else [])]
+                for name, layer in layers.items()
+                if name in architecture or name in dependent
+            ]
+            totals += [base + sum(map(f, costs)) for f in (min, max)]
         return min(totals), max(totals)
 
     def settings(self) -> list[Architecture]:
         """One path for each option of each choice that is no layer (a resolution, say)."""
-        first = {choice.name: choice.options[0] for choice in self.space.choices}
         others = [choice for choice in self.space.choices if choice.name not in self.layers]
-        found = [Architecture(first)]
+        found = [decide(self.space, first_option)]
         for choice in others:
-            found = [a.replace(**{choice.name: option}) for a in found for option in choice.options]
+            found = [
+                changed(self.space, a, choice, option) if choice.name in a else a
+                for a in found
+                for option in (choice.options if choice.name in a else [None])
+            ]
         return found
 
     def _table(self, architecture: Architecture) -> tuple[int, dict[str, dict[Option, int]]]:
@@ -157,15 +167,10 @@ class Sampler:
 
     def draw(self, rng: random.Random, histogram: Mapping[Option, int]) -> Architecture:
         """One path within the range. histogram: option -> how often it stands on the board, may be empty."""
-        weights = [self._weights(choice, histogram) for choice in self.space.choices]
+        weights = {choice.name: self._weights(choice, histogram) for choice in self.space.choices}
         nearest: int | None = None
         for _ in range(MAX_DRAWS):
-            drawn = Architecture(
-                {
-                    choice.name: rng.choices(choice.options, w)[0]
-                    for choice, w in zip(self.space.choices, weights, strict=True)
-                }
-            )
+            drawn = decide(self.space, lambda choice: rng.choices(choice.options, weights[choice.name])[0])
             macs = self.costs(drawn)
             if self.allows(macs) and not violations(self.space, drawn):
                 return drawn

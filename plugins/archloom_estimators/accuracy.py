@@ -15,6 +15,7 @@ from archloom.errors import CheckpointError, ConfigError
 from archloom.estimator import FULL, INHERITED, TRAINING, Context, Metric
 from archloom.model import Model
 from archloom.run import load_checkpoint
+from archloom.space import side_of
 from archloom.task import batches
 from archloom.training import GAP, Recipe, by_chance, doubt, evaluate, recalibrate_batchnorm, train
 
@@ -57,7 +58,7 @@ class TrainedAccuracy:
     def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
         model = context.assemble(architecture)
         shape = context.shape(architecture)
-        resolution = None if shape == tuple(context.task.shape) else shape[1]
+        resolution = side_of(shape, context.task)
         last = self.epochs_at(context.fidelity.upto)
         folder = None if context.fidelity == FULL else context.kept(architecture)
         if folder is not None and _done(folder) > last:
@@ -91,7 +92,7 @@ class TrainedAccuracy:
             device=context.device,
             precision=context.precision,
             watch=None,
-            resolution=None if shape == tuple(context.task.shape) else shape[1],
+            resolution=side_of(shape, context.task),
             folder=folder,
             until=last,
             network=json.dumps(architecture.to_json(), sort_keys=True),
@@ -150,7 +151,7 @@ class InheritedAccuracy:
         if context.supernet is None:
             raise ConfigError("inherited_accuracy needs a method that trains a supernet; none has")
         shape = context.shape(architecture)
-        resolution = None if shape == tuple(context.task.shape) else shape[1]
+        resolution = side_of(shape, context.task)
         model = context.supernet.extract(architecture)
         if self.recalibration:
             data = context.task.dataset("weights", resolution=resolution)

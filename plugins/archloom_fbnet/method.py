@@ -22,6 +22,7 @@ from archloom.errors import ConfigError, SearchError, SpaceError
 from archloom.model import Model, ModelParts
 from archloom.randomness import derive_seed, forked_rng, python_rng, torch_rng
 from archloom.ranks import Ranks
+from archloom.space import decide
 from archloom.strategy import Progress, Recorded
 from archloom.supernet import Mixture, Supernet
 from archloom.task import Task, batches
@@ -294,7 +295,7 @@ class FBNet:
         return self._proposed[-1]
 
     def _architecture(self, positions: Mapping[str, int]) -> Architecture:
-        return Architecture({c.name: c.options[positions[c.name]] for c in self.space.choices})
+        return decide(self.space, lambda choice: choice.options[positions[choice.name]])
 
     # -- state ---------------------------------------------------------------------------------------
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from archloom.architecture import Architecture, Choice, Option
+from archloom.architecture import Architecture, Choice
 from archloom.errors import ConfigError, SpaceError
 from archloom.estimator import STATIC, Context, Metric
+from archloom.space import check, from_text, option_of
 
 from .reading import Record, read_records
 
@@ -67,15 +68,15 @@ class Table:
         """
         choices = list(space.choices)
         if self._known is None or self._known[0] != choices:
-            self._known = choices, self._read(choices)
+            self._known = choices, self._read(space)
         return self._known[1]
 
-    def _read(self, choices: Sequence[Choice]) -> dict[Architecture, dict[str, float]]:
+    def _read(self, space: Any) -> dict[Architecture, dict[str, float]]:
         found: dict[Architecture, dict[str, dict[str, float]]] = {}
         lines: dict[tuple[Architecture, str], str] = {}
         for record in self.records:
             try:
-                architecture = _architecture(record.architecture, choices, self.code)
+                architecture = _architecture(record.architecture, space, self.code)
             except SpaceError as error:
                 raise ConfigError(f"{self.path}, {record.line}: {error}") from error
             earlier = lines.setdefault((architecture, record.seed), record.line)
@@ -142,40 +143,10 @@ def _nth(value: Any, n: int) -> float:
     return float(value[n] if isinstance(value, list) else value)
 
 
-def _architecture(written: Any, choices: Sequence[Choice], code: Code) -> Architecture:
+def _architecture(written: Any, space: Any, code: Code) -> Architecture:
     """The architecture that a cell means; a SpaceError where it is another space's."""
-    names = [choice.name for choice in choices]
-    if isinstance(written, Mapping):
-        if set(written) != set(names):
-            odd = sorted(set(written) ^ set(names))
-            raise SpaceError(f"'{odd[0]}' is not decided, or is no choice of this space; it has {names}")
-        given = [written[name] for name in names]
-    else:
-        text = str(written).strip()
-        given = text.split() if code == "options" or " " in text else list(text)
-        if len(given) != len(names):
-            raise SpaceError(
-                f"architecture '{text}' has {len(given)} decisions; this space has {len(names)} choices, "
-                f"{names[0]} to {names[-1]}"
-            )
-    meant = _by_index if code == "indices" else _by_name
-    return Architecture({c.name: meant(c, option) for c, option in zip(choices, given, strict=True)})
-
-
-def _by_index(choice: Choice, written: Any) -> Option:
-    text = str(written)  # not int(1.7), which would be 1
-    if not (text.isascii() and text.isdigit() and int(text) < len(choice.options)):
-        raise SpaceError(
-            f"choice '{choice.name}' has options 0 to {len(choice.options) - 1}, not '{written}'"
-        )
-    return choice.options[int(text)]
-
-
-def _by_name(choice: Choice, written: Any) -> Option:
-    """The option that is written like this: a CSV has text where the space may have numbers."""
-    alike = [option for option in choice.options if str(option) == str(written)]
-    if len(alike) > 1:
-        raise SpaceError(
-            f"choice '{choice.name}' has {len(alike)} options written '{written}'; use code: indices"
-        )
-    return alike[0] if alike else choice.options[choice.index(written)]
+    if not isinstance(written, Mapping):
+        return from_text(space, str(written), code)
+    choices = {choice.name: choice for choice in space.choices}
+    given = {name: option_of(choices[name], word, code) for name, word in written.items() if name in choices}
+    return check(space, Architecture({**written, **given}))

@@ -7,9 +7,9 @@ import pytest
 
 from archloom import testing
 from archloom.architecture import Architecture, Choice
+from archloom.space import neighbours
 from archloom.trial import Trial
 from archloom_baselines import LocalSearch
-from archloom_baselines.local_search import neighbours
 
 
 class Toy:

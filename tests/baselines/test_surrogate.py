@@ -12,10 +12,10 @@ from archloom import testing
 from archloom.architecture import Architecture, Choice
 from archloom.errors import ConfigError
 from archloom.plugins import Host
-from archloom.space import sample
+from archloom.space import Encoding, sample
 from archloom.trial import Trial
 from archloom_baselines import Surrogate
-from archloom_baselines.surrogate import OneHot, normal_scores
+from archloom_baselines.surrogate import normal_scores
 
 
 class Toy:
@@ -99,7 +99,7 @@ def test_costs_of_unmeasured_architectures_are_learnt_exactly_where_they_are_sum
     strategy = Surrogate(space, random.Random(0), initial=30, costs=["macs"])
     run(strategy, 30)
     others = [sample(space, random.Random(seed)) for seed in range(50)]
-    learnt = strategy._log_cost("macs", OneHot(space).of(others))
+    learnt = strategy._log_cost("macs", Encoding(space.choices).of(others))
     true = np.log([cost(one) for one in others])
     np.testing.assert_allclose(learnt - learnt[0], true - true[0], atol=1e-9)
 
@@ -109,7 +109,7 @@ def test_the_costs_of_infeasible_trials_are_learnt_from_too():
     strategy = Surrogate(space, random.Random(0), initial=30, costs=["macs"])
     run(strategy, 60, lambda one: quality(one) if one["d0"] == 0 else None)
     others = [Architecture({f"d{i}": (i + n) % 3 for i in range(6)}) for n in range(3)]
-    learnt = strategy._log_cost("macs", OneHot(space).of(others))
+    learnt = strategy._log_cost("macs", Encoding(space.choices).of(others))
     true = np.log([cost(one) for one in others])
     np.testing.assert_allclose(learnt - learnt[0], true - true[0], atol=1e-9)
 

@@ -152,16 +152,16 @@ WRONG = [
     ("t.csv", HEAD + "skip 8,good,1\n", r"t\.csv, line 2: column 'acc' has 'good'"),
     ("t.csv", HEAD + "skip 8,1,1,7\n", r"t\.csv, line 2: more cells than the 3 columns"),
     ("t.csv", HEAD + "skip 8,1,1\nconv 8,1,1\nskip 8,2,1\n", r"line 4: .*'skip 8' stands in line 2 already"),
-    ("t.csv", HEAD + "skip 8,1,1\nconv3 8,1,1\n", r"t\.csv, line 3: choice 'op' has no option 'conv3'"),
-    ("t.csv", HEAD + "skip 8,1,1\nconv 24,1,1\n", r"t\.csv, line 3: choice 'width' has no option '24'"),
-    ("t.csv", HEAD + "skip 8 8,1,1\n", r"t\.csv, line 2: .* has 3 decisions; this space has 2"),
+    ("t.csv", HEAD + "skip 8,1,1\nconv3 8,1,1\n", r"t\.csv, line 3: .*choice 'op' has no option 'conv3'"),
+    ("t.csv", HEAD + "skip 8,1,1\nconv 24,1,1\n", r"t\.csv, line 3: .*choice 'width' has no option '24'"),
+    ("t.csv", HEAD + "skip 8 8,1,1\n", r"t\.csv, line 2: .* has 3 decisions, but the space has 2"),
     ("t.csv", "architecture,acc,acc,ms\n", r"line 1: two columns are called 'acc'"),
     ("t.csv", HEAD, r"t\.csv has no rows"),
     ("t.json", {"skip 8": {"acc": 1}}, r"t\.json, entry 1: column 'ms' is missing"),
     ("t.json", '{"skip 8": {"acc": 1, "ms": 1}, "skip 8": {"acc": 1, "ms": 2}}', r"entry 2: 'skip 8' is there twice"),
     ("t.json", '[{"architecture": "skip 8", "acc": NaN, "ms": 1}]', r"t\.json, entry 1: column 'acc' has nan"),
     ("t.json", '[{"architecture": "skip 8", "acc": true, "ms": 1}]', r"t\.json, entry 1: column 'acc' has True"),
-    ("t.json", [{"architecture": {"op": "skip"}, "acc": 1, "ms": 1}], r"entry 1: 'width' is not decided"),
+    ("t.json", [{"architecture": {"op": "skip"}, "acc": 1, "ms": 1}], r"entry 1: .* lacks \['width'\]"),
     ("t.json", [{"architecture": "skip 8", "acc": [1, 2], "ms": 1}, {"architecture": "conv 8", "acc": [1], "ms": 1}],
      r"t\.json, entry 2: a list does not have 2 values"),
     ("t.json", "[1]", r"t\.json, entry 1: '1' is not a row"),
@@ -186,7 +186,7 @@ def test_other_mistakes_are_refused(file, tmp_path):
     with pytest.raises(ConfigError, match="name at least one metric"):
         Table(path=good, metrics={})
     indices = file("i.csv", "architecture,acc\n02,1\n")
-    with pytest.raises(ConfigError, match=r"line 2: choice 'width' has options 0 to 1, not '2'"):
+    with pytest.raises(ConfigError, match=r"line 2: .*'2' is no position of an option of choice 'width'"):
         Table(path=indices, metrics={"acc": "max %"}, code="indices").rows(Small())
     unequal = file("u.csv", "architecture,seed,acc\nskip 8,1,1\nskip 8,2,1\nconv 8,1,1\n")
     with pytest.raises(ConfigError, match="'conv 8' has no row for seed 2"):

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..architecture import Architecture
 from ..config import SearchConfig
 from ..engine import Limits, Search
 from ..errors import ConfigError, RunError, SearchError
@@ -28,7 +27,7 @@ from ..run import Log, Memory, recorded
 from ..session import search_or_resume
 from ..session.making import make_strategy
 from ..session.opening import search_kind
-from ..space import size
+from ..space import everything, size
 from ..trial import Trial
 from ..workers import measurer
 from .config import Comparison
@@ -154,13 +153,6 @@ class Searches:
 def mean_of(row: Mapping[str, float], metrics: Sequence[str]) -> float:
     """A score: the mean of some metrics of one architecture."""
     return sum(row[name] for name in metrics) / len(metrics)
-
-
-def everything(space: Any) -> Iterator[Architecture]:
-    """All architectures of a space, in the order of its choices and their options."""
-    names = [choice.name for choice in space.choices]
-    for options in itertools.product(*(choice.options for choice in space.choices)):
-        yield Architecture(dict(zip(names, options, strict=True)))
 
 
 def counts(trial: Trial) -> bool:

@@ -20,12 +20,13 @@ from ..errors import ConfigError
 from ..latency import LatencyTable, Timing, measure
 from ..model import ModelParts, assemble
 from ..randomness import derive_seed, torch_rng
-from ..space import input_shape, sample, size, violations
+from ..space import Encoding, input_shape, size
+from ..space import draw as space_draw
 from ..task import Task
 from .agreement import Agreement, Calibration, Floats, agreement, worst_cases
 from .data import Measured, read_measured
 from .page import page
-from .predictors import SumOfParts, choose, one_hot
+from .predictors import SumOfParts, choose
 
 __all__ = [
     "Agreement",
@@ -37,7 +38,6 @@ __all__ = [
     "choose",
     "draw",
     "measure_networks",
-    "one_hot",
     "page",
     "read_measured",
 ]
@@ -48,18 +48,14 @@ WORST = 10
 
 def draw(space: Any, number: int, seed: int = 0) -> list[Architecture]:
     """`number` different architectures that break no rule of the space, at random."""
-    rng, found = random.Random(seed), dict[Architecture, None]()
     if number > size(space):
         raise ConfigError(f"the space has {size(space)} architectures, fewer than the {number} asked for")
-    for _ in range(1000 * number):
-        if len(found) == number:
-            return list(found)
-        drawn = sample(space, rng)
-        if not violations(space, drawn):
-            found[drawn] = None
-    raise ConfigError(
-        f"only {len(found)} of {number} architectures that break no rule of the space were found"
-    )
+    found = space_draw(space, number, random.Random(seed))
+    if len(found) < number:
+        raise ConfigError(
+            f"only {len(found)} of {number} architectures that break no rule of the space were found"
+        )
+    return found
 
 
 def measure_networks(
@@ -146,7 +142,7 @@ def check_file(
         raise ConfigError(f"train must leave at least three of the {n} networks to judge by, not {train}")
     order = np.random.default_rng(derive_seed(seed, "held out")).permutation(n)
     architectures = [measured.architectures[place] for place in order]
-    X = one_hot(architectures, space.choices)
+    X = Encoding(space.choices, numbers=False).of(architectures)
     document: dict[str, Any] = {"format": FORMAT, "devices": {}}
     for device in devices or list(measured.milliseconds):
         y = measured.of(device)[order]

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture import Architecture, Choice
+from ..architecture import Architecture
 from ..documents import parse_json, read_text
-from ..errors import ConfigError
+from ..errors import ConfigError, SpaceError
+from ..space import from_text
 from .agreement import Floats
 
 COLUMN = "architecture"
@@ -51,7 +52,7 @@ def read_measured(path: str | Path, space: Any) -> Measured:
             rows = _json(read_text(file, "the measured networks"), name)
         else:
             raise ConfigError(f"{path}: measured networks are read from .csv, .csv.gz and .json; convert it")
-        return _checked(rows, name, list(space.choices))
+        return _checked(rows, name, space)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
 
@@ -98,13 +99,11 @@ def _json(text: str, name: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         )
 
 
-def _checked(
-    rows: Iterator[tuple[str, str, Mapping[str, Any]]], name: str, choices: Sequence[Choice]
-) -> Measured:
+def _checked(rows: Iterator[tuple[str, str, Mapping[str, Any]]], name: str, space: Any) -> Measured:
     found: dict[Architecture, str] = {}
     columns: dict[str, list[float]] = {}
     for where, code, cells in rows:
-        architecture = _architecture(code, choices, f"{name}, {where}")
+        architecture = _architecture(code, space, f"{name}, {where}")
         if architecture in found:
             raise ConfigError(
                 f"{name}, {where}: the architecture '{code}' stands in {found[architecture]} already; which one "
@@ -128,24 +127,10 @@ def _milliseconds(cell: Any, device: str, where: str) -> float:
     return value
 
 
-def _architecture(code: Any, choices: Sequence[Choice], where: str) -> Architecture:
+def _architecture(code: Any, space: Any, where: str) -> Architecture:
     if not isinstance(code, str):
         raise ConfigError(f"{where}: the architecture is {code!r}, not text")
-    words = code.split() if " " in code.strip() or len(choices) == 1 else list(code.strip())
-    if len(words) != len(choices):
-        raise ConfigError(
-            f"{where}: '{code}' has {len(words)} decisions, but the space has {len(choices)} choices"
-        )
-    decided = {}
-    for choice, word in zip(choices, words, strict=True):
-        names = {str(option): option for option in choice.options}
-        if word in names:
-            decided[choice.name] = names[word]
-        elif word.isdecimal() and int(word) < len(choice.options):
-            decided[choice.name] = choice.options[int(word)]
-        else:
-            raise ConfigError(
-                f"{where}: '{word}' in '{code}' is neither an option of choice '{choice.name}' nor the position of "
-                f"one; it has {len(choice.options)}: {', '.join(names)}"
-            )
-    return Architecture(decided)
+    try:
+        return from_text(space, code, "either")
+    except SpaceError as error:
+        raise ConfigError(f"{where}: {error}") from error

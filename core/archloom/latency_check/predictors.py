@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..architecture import Architecture, Choice
+from ..architecture import Choice
 from ..errors import ConfigError
 from .agreement import Floats
 
@@ -25,16 +25,6 @@ class Regressor(Protocol):
     def fit(self, X: Floats, y: Floats) -> Any: ...
 
     def predict(self, X: Floats) -> Floats: ...
-
-
-def one_hot(architectures: Sequence[Architecture], choices: Sequence[Choice]) -> Floats:
-    """(networks, options of all choices), zeros and ones."""
-    columns = {(choice.name, str(option)): None for choice in choices for option in choice.options}
-    places = {key: place for place, key in enumerate(columns)}
-    rows = np.zeros((len(architectures), len(places)))
-    for row, architecture in enumerate(architectures):
-        rows[row, [places[choice.name, str(architecture[choice.name])] for choice in choices]] = 1.0
-    return rows
 
 
 class SumOfParts:

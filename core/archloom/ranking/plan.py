@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 from ..architecture import Architecture
@@ -14,7 +12,7 @@ from ..estimator import Context, Estimator, Metric
 from ..plugins import Host
 from ..randomness import python_rng
 from ..resolve import Maker, device_of, make, model_parts, offers
-from ..space import SearchSpace, sample, size, violations
+from ..space import SearchSpace, draw, everything, size, violations
 from .agreement import LEAST
 from .config import RankConfig
 
@@ -157,9 +155,13 @@ def _networks(config: RankConfig, space: SearchSpace, truth: Estimator) -> list[
     if known is not None:
         found = list(known(space))
     elif wanted == "all" or size(space) <= 4 * wanted:
-        found = _all(space)
+        if size(space) > LARGE:
+            raise SpaceError(
+                f"the space has {size(space):,} networks, too many to take all; write networks: 300"
+            )
+        found = list(everything(space))
     else:
-        found = _drawn(space, wanted, rng)
+        found = draw(space, wanted, rng, tries=100)
     found = [architecture for architecture in found if not violations(space, architecture)]
     if wanted != "all" and len(found) < wanted:
         raise ConfigError(
@@ -168,23 +170,3 @@ def _networks(config: RankConfig, space: SearchSpace, truth: Estimator) -> list[
         )
     rng.shuffle(found)
     return found if wanted == "all" else found[:wanted]
-
-
-def _all(space: SearchSpace) -> list[Architecture]:
-    if size(space) > LARGE:
-        raise SpaceError(f"the space has {size(space):,} networks, too many to take all; write networks: 300")
-    names = [choice.name for choice in space.choices]
-    decided = product(*(choice.options for choice in space.choices))
-    return [Architecture(dict(zip(names, options, strict=True))) for options in decided]
-
-
-def _drawn(space: SearchSpace, number: int, rng: random.Random) -> list[Architecture]:
-    """Different ones without violations; fewer where a hundred times as many draws give no more."""
-    found: dict[Architecture, None] = {}
-    for _ in range(100 * number):
-        if len(found) == number:
-            break
-        architecture = sample(space, rng)
-        if not violations(space, architecture):
-            found.setdefault(architecture)
-    return list(found)

@@ -15,7 +15,7 @@ from ..estimator import STATIC, Context, Estimator
 from ..objective import Constraint, exact
 from ..randomness import python_rng
 from ..resolve import Resolved
-from ..space import SearchSpace, sample
+from ..space import SearchSpace, changed, sample
 
 logger = logging.getLogger("archloom")
 
@@ -112,7 +112,8 @@ def _descended(
     for _ in itertools.count() if sweeps is None else range(sweeps):
         before = value(here)
         for choice in space.choices:
-            here = min((here.replace(**{choice.name: option}) for option in choice.options), key=value)
+            if choice.name in here:
+                here = min((changed(space, here, choice, option) for option in choice.options), key=value)
             if holds(here):
                 return here
         if not value(here) < before:
@@ -125,8 +126,10 @@ def _nowhere_lower(space: SearchSpace, around: Architecture, lowest: Architectur
 
     Where that is so whatever the others are, as in sums and products over layers, no network lies below `lowest`.
     """
+    if any(choice.when for choice in space.choices):
+        return False  # what a decision is worth depends on what it activates
     for choice in space.choices:
-        options = {option: value(around.replace(**{choice.name: option})) for option in choice.options}
+        options = {option: value(changed(space, around, choice, option)) for option in choice.options}
         if options[lowest[choice.name]] > min(options.values()):
             return False
     return True

@@ -11,6 +11,7 @@ from archloom.architecture import Architecture
 from archloom.errors import ConfigError, SearchError
 from archloom.estimator import Context
 from archloom.model import Model
+from archloom.space import side_of
 from archloom.task import batches
 
 BATCH_SEED = 0
@@ -38,7 +39,7 @@ def first_batch(
     if size < least:
         raise ConfigError(f"a proxy's batch_size must be at least {least}, not {size}")
     shape = context.shape(architecture)
-    resolution = None if shape == tuple(context.task.shape) else shape[1]
+    resolution = side_of(shape, context.task)
     data = context.task.dataset("weights", resolution=resolution)
     if len(data) < size:  # type: ignore[arg-type]
         raise ConfigError(

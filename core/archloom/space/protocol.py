@@ -6,19 +6,17 @@ docstring and found by `hasattr`, so that the smallest space is two lines long.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from .architecture import Architecture, Choice, Option
-from .errors import SpaceError, shown
-from .graphs import typed
+from ..architecture import Architecture, Choice
+from ..graphs import typed
 
 if TYPE_CHECKING:
-    from .task import Task
+    from ..task import Task
 
 
 @runtime_checkable
@@ -33,6 +31,7 @@ class SearchSpace(Protocol):
     Optional, used where present:
         `input_shape(architecture, task) -> (C, H, W)`   where the resolution is itself a choice.
         `violations(architecture) -> list of sentences`  rules that single choices cannot express.
+        `canonical(architecture) -> Architecture`   the same one for all architectures that are equal networks.
         `named`                   name -> `NamedArchitecture`, the published networks.
         `weight_formats`          `WeightFormat`s: state dicts of other implementations; or a function from an
                                   architecture to them, where the names depend on it.
@@ -84,8 +83,11 @@ class Chain(nn.Module):
 
 
 def build_chain(space: Any, architecture: Architecture) -> nn.Module:
-    """`build` for a space that has `candidate` and `around`: the chosen candidates in order."""
-    layers = {c.name: space.candidate(c, architecture[c.name]) for c in space.choices}
+    """`build` for a space that has `candidate` and `around`: the chosen candidates in order, without those of choices
+    that are not active."""
+    layers = {
+        c.name: space.candidate(c, architecture[c.name]) for c in space.choices if c.name in architecture
+    }
     return space.around(Chain({name: layer for name, layer in layers.items() if layer is not None}))
 
 
@@ -126,79 +128,10 @@ def weight_formats(space: SearchSpace, architecture: Architecture) -> tuple[Weig
     return tuple(formats(architecture) if callable(formats) else formats)
 
 
-def check(space: SearchSpace, architecture: Architecture) -> Architecture:
-    """The same architecture, with its choices in the space's order; a SpaceError where it does not fit."""
-    names = [choice.name for choice in space.choices]
-    missing = [name for name in names if name not in architecture]
-    unknown = [name for name in architecture if name not in names]
-    if missing or unknown:
-        parts = [
-            f"{what} {shown(str(those))}"
-            for what, those in (("lacks", missing), ("decides unknown", unknown))
-            if those
-        ]
-        raise SpaceError(
-            f"the architecture does not belong to this space: it {' and '.join(parts)}; "
-            f"the space has {len(names)} choices, {names[0]} to {names[-1]}"
-        )
-    return Architecture({c.name: c.options[c.index(architecture[c.name])] for c in space.choices})
-
-
-_MODULE = nn.Module()
-
-
-def check_choices(space: Any) -> None:
-    """Refuse, with a SpaceError, a space whose choices cannot be told apart or cannot name the supernet's modules."""
-    choices, name = getattr(space, "choices", None), type(space).__name__
-    if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
-        raise SpaceError(f"{name} has no choices: 'choices' must be a list of archloom.architecture.Choice")
-    if odd := next((one for one in choices if not isinstance(one, Choice)), None):
-        raise SpaceError(f"{name}.choices holds {shown(repr(odd))}, which is no archloom.architecture.Choice")
-    names = [choice.name for choice in choices]
-    if len(set(names)) != len(names):
-        twice = next(one for one in names if names.count(one) > 1)
-        raise SpaceError(
-            f"{name} has two choices called '{twice}'; an architecture decides each name once. Rename one"
-        )
-    if hasattr(space, "candidate") and hasattr(space, "around"):
-        taken = next((one for one in names if hasattr(_MODULE, one)), None)
-        if taken is not None:
-            raise SpaceError(
-                f"{name} has a choice called '{taken}', which every PyTorch module has already; rename it"
-            )
-
-
 def violations(space: SearchSpace, architecture: Architecture) -> list[str]:
     """What the space itself forbids about `architecture`, as sentences; empty where nothing."""
     rule = getattr(space, "violations", None)
     return list(rule(architecture)) if rule else []
-
-
-def size(space: SearchSpace) -> int:
-    """How many architectures there are, not counting the space's own `violations`."""
-    check_choices(space)
-    product = 1
-    for choice in space.choices:
-        product *= len(choice.options)
-    return product
-
-
-def sample(space: SearchSpace, rng: random.Random) -> Architecture:
-    """One architecture, uniform over the decisions."""
-    return Architecture({choice.name: rng.choice(choice.options) for choice in space.choices})
-
-
-def mutate(
-    space: SearchSpace, architecture: Architecture, rng: random.Random, *, decisions: int = 1
-) -> Architecture:
-    """So many different `decisions` changed, each to another option; all of them where fewer have two options."""
-    open_choices = [choice for choice in space.choices if len(choice.options) > 1]
-    for _ in range(min(decisions, len(open_choices))):
-        choice = rng.choice(open_choices)
-        others: list[Option] = [option for option in choice.options if option != architecture[choice.name]]
-        architecture = architecture.replace(**{choice.name: rng.choice(others)})
-        open_choices.remove(choice)
-    return architecture
 
 
 def input_shape(space: SearchSpace, architecture: Architecture, task: Task) -> tuple[int, int, int]:
@@ -206,3 +139,13 @@ def input_shape(space: SearchSpace, architecture: Architecture, task: Task) -> t
     own = getattr(space, "input_shape", None)
     channels, height, width = own(architecture, task) if own else task.shape
     return channels, height, width
+
+
+def resolution(space: SearchSpace, architecture: Architecture, task: Task) -> int | None:
+    """The side to ask the task's images in for `architecture`; None for the task's own shape."""
+    return side_of(input_shape(space, architecture, task), task)
+
+
+def side_of(shape: tuple[int, int, int], task: Task) -> int | None:
+    """The side to ask the task's images in, to have them in `shape` (C, H, W); None where that is the task's own."""
+    return None if tuple(shape) == tuple(task.shape) else shape[1]
