@@ -19,9 +19,9 @@ from archloom.model import ModelParts
 from archloom.randomness import python_rng
 from archloom.ranks import Ranks
 from archloom.run import Memory, load_checkpoint
+from archloom.shared import Supernet
 from archloom.space import sample
 from archloom.strategy import Progress
-from archloom.supernet import Supernet
 from archloom.task import batches
 from toys import Blocks, comparable, config, host
 

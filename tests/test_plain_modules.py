@@ -12,9 +12,10 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from archloom.cost import count
 from archloom.errors import SpaceError
+from archloom.mixing import gumbel_softmax
 from archloom.model import GlobalAverage, LinearHead, Model, ModelParts, evaluating
+from archloom.shared import Supernet
 from archloom.space import Around, sample
-from archloom.supernet import Supernet, gumbel_softmax
 from archloom_cream.network import CreamHead, CreamPool
 from archloom_cream.space import CreamSpace
 from archloom_fbnet.primitives import PRIMITIVES, BlockOptions, primitive

@@ -16,9 +16,9 @@ from archloom.errors import PluginError
 from archloom.estimator import Metric
 from archloom.model import ModelParts
 from archloom.randomness import forked_rng
+from archloom.shared import Supernet
 from archloom.space import NamedArchitecture, sample
 from archloom.strategy import Progress
-from archloom.supernet import Supernet
 from archloom.task import batches
 from archloom.testing import TinySpace
 from archloom_baselines import RandomSearch, RegularizedEvolution

@@ -36,6 +36,11 @@ def backbone_of(found: Found, options: Mapping[str, Any], shape: tuple[int, int,
     map of each; -1 is the last. frozen: names of submodules that are not trained.
     """
     _check(options, who)
+    if getattr(found.space, "owns_head", False):
+        raise ConfigError(
+            f"{who}: the networks of {type(found.space).__name__} own their head, so that none is a backbone; take "
+            "the whole network (archloom.build), or a space whose networks end at features"
+        )
     network = found.space.build(found.architecture)
     formats = weight_formats(found.space, found.architecture)
     if options.get("weights") is not None:

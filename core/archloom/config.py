@@ -113,15 +113,20 @@ class Pick(_Strict):
     within: dict[str, Annotated[Float, Field(ge=0)]] = Field(default_factory=dict)
 
 
+NECK, HEAD = Part(type="GlobalAverage"), Part(type="LinearHead")
+"""What stands behind a network's features where nothing else is named."""
+
+
 class ModelConfig(_Strict):
     """Backbone, neck, head and loss, by name. The loss may stand inside the head: `head: {type: ..., loss: ...}`.
 
-    A search takes the backbone from its space; one that is named here makes a network of its own.
+    A search takes the backbone from its space; one that is named here makes a network of its own. A space whose
+    networks own their head has neither neck nor head here (None in what a run folder keeps).
     """
 
     backbone: PartLike | None = None
-    neck: PartLike = Part(type="GlobalAverage")
-    head: PartLike = Part(type="LinearHead")
+    neck: PartLike | None = NECK
+    head: PartLike | None = HEAD
     loss: PartLike = Part(type="CrossEntropyLoss")
 
     @model_validator(mode="before")

@@ -13,7 +13,8 @@ from torch import nn
 
 from .errors import ConfigError
 from .model import ModelParts, output_shape
-from .supernet import Supernet
+from .shared import Supernet
+from .wiring import is_chain
 
 _SHAPES = re.compile(r"(\d+(?:x\d+)*) -> (\d+(?:x\d+)*)$")
 
@@ -81,6 +82,11 @@ def places(
 def _places(
     space: Any, shape: tuple[int, int, int], num_classes: int, parts: ModelParts, device: torch.device
 ) -> tuple[dict[str, dict[str, Place]], list[Place], dict[str, nn.Module]]:
+    if not is_chain(space):
+        raise ConfigError(
+            f"a latency table sums the layers of a chain, and {type(space).__name__} has no 'candidate' and 'around'; "
+            "measure whole networks: estimator latency"
+        )
     supernet = Supernet(space, seed=0)
     first = dict.fromkeys(supernet.layers, 0)
     model = parts.assemble(supernet, shape=shape, num_classes=num_classes, selection=(first,))

@@ -16,10 +16,12 @@ from torch.overrides import TorchFunctionMode
 
 from .architecture import Architecture
 from .drawing import own_rng
-from .errors import ArchloomError, ConfigError
+from .errors import ArchloomError, ConfigError, SpaceError
 from .graphs import is_scripting, typed
+from .shared import SharedNetwork, an_architecture, shared_network
 from .space import SearchSpace, WeightFormat, check, input_shape, weight_formats
 from .task import Task
+from .wiring import outputs_of
 
 
 class Model(nn.Module):
@@ -29,6 +31,9 @@ class Model(nn.Module):
     gives one feature map (N, C, H, W), or several as a tuple, from which the neck makes (N, C'), or a tuple of these.
     A loss that needs the images themselves, as for a teacher, has a method `see(images)`, which is called before each
     forward of a training.
+    A backbone that owns its head gives the logits itself; neck and head are then identities, and in training mode it
+    may give a tuple, (logits, auxiliary logits, ...), of which the loss weighs the auxiliary ones (`AuxiliaryLoss`):
+    the model gives the logits alone.
     `weight_formats`: how other implementations name the same tensors, as the backbone's space knows them.
     `frozen`: names of submodules that have no gradients and stay in eval mode; see `freeze`.
     """
@@ -58,8 +63,10 @@ class Model(nn.Module):
         if self.training and see is not None:
             see(x)
         if selection and not isinstance(self, SupernetModel):
-            return self.head(self.neck(self.backbone(x, *selection)))
-        return super().__call__(x, *selection)
+            given = self.head(self.neck(self.backbone(x, *selection)))
+        else:
+            given = super().__call__(x, *selection)
+        return self.loss.main_of(given) if isinstance(self.loss, AuxiliaryLoss) else given
 
     @typed
     def forward(self, x: Tensor) -> Tensor:
@@ -67,8 +74,17 @@ class Model(nn.Module):
 
     def extract(self, architecture: Architecture) -> Model:
         """One architecture of a supernet as a model of its own, with copies of the weights."""
-        backbone: nn.Module = self.backbone.extract(architecture)  # type: ignore[operator]
+        backbone = self.shared.extract(architecture)
         return Model(backbone, *(copy.deepcopy(part) for part in (self.neck, self.head, self.loss)))
+
+    @property
+    def shared(self) -> SharedNetwork:
+        """The backbone, which holds every network of a space; a SpaceError where it holds one."""
+        if not isinstance(self.backbone, SharedNetwork):
+            raise SpaceError(
+                f"{type(self.backbone).__name__} is no shared network: it holds one network alone"
+            )
+        return self.backbone
 
 
 class SupernetModel(Model):
@@ -76,6 +92,42 @@ class SupernetModel(Model):
 
     def forward(self, x: Tensor, *selection: Any) -> Tensor:
         return self.head(self.neck(self.backbone(x, *selection)))
+
+
+class AuxiliaryLoss(nn.Module):
+    """loss(logits, targets), and `weight` times that of each of the auxiliary logits that came with the logits.
+
+    Made by `ModelParts.assemble` for a backbone that owns its head; the model hands it what came with the logits.
+    """
+
+    def __init__(self, main: nn.Module, weight: float) -> None:
+        super().__init__()
+        self.main, self.weight = main, weight
+        self._auxiliary: tuple[Tensor, ...] = ()
+        if hasattr(main, "see"):
+            self.see = main.see
+
+    @property
+    def label_smoothing(self) -> float:
+        """That of the loss itself."""
+        return float(getattr(self.main, "label_smoothing", 0.0))
+
+    def main_of(self, given: Any) -> Any:
+        """The logits of what a network gave; its auxiliary logits are kept for the next call of the loss."""
+        whole = given if isinstance(given, tuple) else (given,)
+        self._auxiliary = whole[1:]
+        return whole[0]
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        loss: Tensor = self.main(logits, targets)
+        auxiliary, self._auxiliary = self._auxiliary, ()
+        for each in auxiliary:
+            loss = loss + self.weight * self.main(each, targets)
+        return loss
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what a forward left, which belongs to its graph: a copy begins without."""
+        return {**self.__dict__, "_auxiliary": ()}
 
 
 if TYPE_CHECKING:
@@ -135,15 +187,19 @@ class ModelParts:
         num_classes: int,
         seed: int = 0,
         selection: tuple[Any, ...] = (),
+        owns_head: bool = False,
     ) -> Model:
         """A model for images of `shape` (C, H, W); `selection` is one that a supernet can be traced with.
 
+        owns_head: the backbone gives logits by itself, so that neck and head of these parts have no place in it.
         Parts that do not fit one another are refused with a ConfigError that names the part and the shapes.
         """
         if num_classes < 1:
             raise ConfigError(f"num_classes must be at least 1, not {num_classes}")
         with evaluating(backbone), torch.no_grad():
             maps = call_on_meta(_Bound(backbone, selection), meta_image(backbone, shape))
+        if owns_head:
+            return self._with_own_head(backbone, maps, shape, num_classes, shared=bool(selection))
         with own_rng(seed, "neck and head"):
             neck = _made("neck", self.neck)
             features = _traced("neck", neck, maps, f"what the backbone {type(backbone).__name__} gives")
@@ -161,6 +217,31 @@ class ModelParts:
         loss = _made("loss", self.loss)
         check_loss(loss, shape, num_classes)
         return (SupernetModel if selection else Model)(backbone, neck, head, loss)
+
+    def _with_own_head(
+        self,
+        backbone: nn.Module,
+        logits: Any,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        shared: bool,
+    ) -> Model:
+        """A model of a backbone that gives logits, and gave these for one image."""
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, num_classes):
+            raise ConfigError(
+                f"the network {type(backbone).__name__}, which owns its head, gives a tensor of shape {shapes(logits)} "
+                f"for one image; there are {num_classes} classes, so that it must give (1, {num_classes}), and "
+                "auxiliary logits in training mode alone"
+            )
+        loss = _made("loss", self.loss)
+        check_loss(loss, shape, num_classes)
+        weighed = AuxiliaryLoss(loss, float(getattr(backbone, "auxiliary_weight", AUXILIARY_WEIGHT)))
+        return (SupernetModel if shared else Model)(backbone, nn.Identity(), nn.Identity(), weighed)
+
+
+AUXILIARY_WEIGHT = 0.4
+"""What the loss of auxiliary logits counts where the network has no `auxiliary_weight`."""
 
 
 def _made(kind: str, part: Callable[..., nn.Module] | nn.Module, *arguments: int) -> nn.Module:
@@ -260,12 +341,48 @@ def assemble(
 ) -> Model:
     """The whole model of one architecture for a task, weights drawn from `seed`."""
     architecture = check(space, architecture)
-    with own_rng(seed, "backbone"):
-        backbone = space.build(architecture)
     shape = input_shape(space, architecture, task)
-    model = parts.assemble(backbone, shape=shape, num_classes=len(task.classes), seed=seed)
+    return build_network(space, architecture, parts, shape=shape, num_classes=len(task.classes), seed=seed)
+
+
+def build_network(
+    space: SearchSpace,
+    architecture: Architecture,
+    parts: ModelParts,
+    *,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    seed: int,
+) -> Model:
+    """The whole model of one architecture for images of `shape` (C, H, W), weights drawn from `seed`."""
+    build: Any = space.build  # takes the number of outputs as well where its networks own their head
+    with own_rng(seed, "backbone"):
+        backbone = build(architecture, *outputs_of(space, num_classes))
+    owns_head = bool(getattr(space, "owns_head", False))
+    model = parts.assemble(backbone, shape=shape, num_classes=num_classes, seed=seed, owns_head=owns_head)
     model.weight_formats = weight_formats(space, architecture)
     return model
+
+
+def assemble_shared(
+    space: SearchSpace,
+    task: Task,
+    parts: ModelParts,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Model:
+    """A space's shared network as a model for a task, on the device: `model(x, selection)`, weights from `seed`."""
+    classes = len(task.classes)
+    model = parts.assemble(
+        shared_network(space, seed, classes),
+        shape=task.shape,
+        num_classes=classes,
+        seed=seed,
+        selection=(an_architecture(space),),
+        owns_head=bool(getattr(space, "owns_head", False)),
+    )
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 class _Bound(nn.Module):

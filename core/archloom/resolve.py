@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from .config import ModelConfig, Part, SearchConfig
+from .config import HEAD, NECK, ModelConfig, Part, SearchConfig
 from .contradictions import check_together
 from .errors import ArchloomError, ConfigError, UnknownName
 from .estimator import Estimator, Metric
 from .factories import Entry, Kind
 from .hypervolume import check_reference
-from .model import ModelParts, assemble
+from .model import ModelParts, assemble, assemble_shared
 from .objective import Constraint, Objective, Picking
 from .plugins import Host
-from .space import SearchSpace, decide, first_option
-from .supernet import Supernet
+from .shared import an_architecture, offers
+from .space import SearchSpace
 from .task import Task
 from .training import Recipe
 
@@ -92,6 +92,10 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
     for estimator in estimators:
         if hasattr(estimator, "check"):
             estimator.check(space, resolved.task, resolved.parts)
+    if getattr(space, "owns_head", False):
+        config = config.model_copy(
+            update={"model": config.model.model_copy(update={"neck": None, "head": None})}
+        )
     return replace(resolved, config=completed(config, host))
 
 
@@ -126,7 +130,9 @@ def completed(config: SearchConfig, host: Host) -> SearchConfig:
     }
     parts = {name: part for name in kinds if (part := getattr(config, name)) is not None}
     model = {
-        name: whole("component", getattr(config.model, name), f"{name}.") for name in ("neck", "head", "loss")
+        name: whole("component", part, f"{name}.")
+        for name in ("neck", "head", "loss")
+        if (part := getattr(config.model, name)) is not None
     }
     return config.model_copy(
         update={
@@ -159,9 +165,9 @@ def model_parts(host: Host, config: ModelConfig) -> ModelParts:
             f"model.backbone is '{config.backbone.type}', but here the search space supplies the backbone; leave it "
             "out, or build a network without a space (archloom.assembly.build_model)"
         )
-    neck = checked_component(host, "neck", config.neck)
-    loss = checked_component(host, "loss", config.loss)
-    return ModelParts(neck=neck, head=_head(host, config.head), loss=loss)
+    neck = checked_component(host, "neck", config.neck or NECK)
+    head = _head(host, config.head or HEAD)
+    return ModelParts(neck=neck, head=head, loss=checked_component(host, "loss", config.loss))
 
 
 def checked_component(host: Host, kind: str, part: Part) -> Maker:
@@ -245,16 +251,9 @@ def _who(config: SearchConfig, host: Host) -> tuple[Maker | None, Maker | None]:
     return method, strategy
 
 
-def offers(space: SearchSpace) -> set[str]:
-    """What a space offers to those who need it: "supernet", "differentiable"."""
-    if not (hasattr(space, "candidate") and hasattr(space, "around")):
-        return set()
-    return {"supernet", "differentiable"} if getattr(space, "differentiable", True) else {"supernet"}
-
-
 _MEANING = {
-    "supernet": "shares weights (has 'candidate' and 'around')",
-    "differentiable": "can be mixed (has 'candidate' and 'around', all options of a choice with one output shape)",
+    "supernet": "shares weights (has 'candidate' and 'around'; 'layers', 'candidate' and 'wire'; or 'shared')",
+    "differentiable": "can be mixed (shares weights, all options of a decision with one output shape)",
 }
 
 
@@ -330,12 +329,16 @@ def _check_fit(
     config: SearchConfig, space: SearchSpace, task: Task, parts: ModelParts, *, supernet: bool
 ) -> None:
     """Assemble one architecture, and the supernet where there is one, without computing anything."""
-
-    first = decide(space, first_option)
+    if getattr(space, "owns_head", False):
+        named = sorted({"neck", "head"} & config.model.model_fields_set)
+        if named:
+            raise ConfigError(
+                f"the networks of space '{config.space.type}' own their head; leave {' and '.join(named)} out of model"
+            )
     try:
-        assemble(space, first, task, parts, seed=0)
+        assemble(space, an_architecture(space), task, parts, seed=0)
         if supernet:
-            Supernet(space, 0)
+            assemble_shared(space, task, parts, seed=0)
     except ArchloomError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:

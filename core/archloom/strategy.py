@@ -80,7 +80,7 @@ class Progress:
 class WeightSharing(Protocol):
     """A method that trains a supernet first. It usually also proposes (then it is a `Strategy` as well)."""
 
-    supernet: Model  # its backbone is a `Supernet`
+    supernet: Model  # its backbone is a `SharedNetwork`
 
     def fit(self) -> Iterator[Progress]:
         """Train on from the state's own counters, yielding after each resumable unit.

@@ -10,13 +10,12 @@ from typing import Any
 from .architecture import Architecture
 from .config import ModelConfig, parse_model, parse_part
 from .documents import plain, reachable, read_json
-from .drawing import own_rng
 from .errors import ArchloomError, ConfigError, SpaceError, UnknownName, shown
 from .factories import Entry
-from .model import Model, ModelParts
+from .model import Model, ModelParts, build_network
 from .plugins import Host
 from .resolve import model_parts
-from .space import NamedArchitecture, SearchSpace, check, weight_formats
+from .space import NamedArchitecture, SearchSpace, check
 from .trust import beside
 
 FORMAT = "archloom architecture 1"
@@ -42,9 +41,9 @@ class Found:
         """The whole model, its weights drawn from `seed`."""
         count = num_classes if num_classes is not None else len(self.classes or ()) or 1000
         try:
-            with own_rng(seed, "backbone"):
-                backbone = self.space.build(self.architecture)
-            model = self.parts.assemble(backbone, shape=self.shape, num_classes=count, seed=seed)
+            return build_network(
+                self.space, self.architecture, self.parts, shape=self.shape, num_classes=count, seed=seed
+            )
         except ArchloomError:
             raise
         except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
@@ -53,8 +52,6 @@ class Found:
                 f"built for images of {'x'.join(map(str, self.shape))} (channels x height x width): "
                 f"{type(error).__name__}: {error}"
             ) from error
-        model.weight_formats = weight_formats(self.space, self.architecture)
-        return model
 
 
 def architecture_document(

@@ -20,9 +20,9 @@ from archloom.errors import ConfigError, SearchError
 from archloom.model import Model, ModelParts
 from archloom.randomness import derive_seed, forked_rng, python_rng
 from archloom.ranks import Ranks
+from archloom.shared import Supernet
 from archloom.space import side_of
 from archloom.strategy import Progress
-from archloom.supernet import Supernet
 from archloom.task import Task, batches
 from archloom.training import parameter_groups, precision_context
 from archloom.trial import Trial

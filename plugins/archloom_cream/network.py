@@ -31,15 +31,12 @@ class CreamNetwork(Around):
         """The feature map that the network ends at; the same as calling it."""
         return self(x)
 
-    def stage_features(self, x: Tensor, *selection: Mapping[str, Any]) -> list[Tensor]:
-        """The feature map after each stage, in the order of `feature_info`.
-
-        selection: of a supernet, what each choice does (`Supernet.positions` gives it for an architecture).
-        """
+    def stage_features(self, x: Tensor) -> list[Tensor]:
+        """The feature map after each stage, in the order of `feature_info`; a supernet's, inside `running`."""
         ends = {entry["module"].removeprefix("body.") for entry in self.feature_info}
         x, maps = self.stem(x), []
         for name, layer in self.body.named_children():
-            x = layer(x, *(decided[name] for decided in selection))
+            x = layer(x)
             if name in ends:
                 maps.append(x)
         return maps

@@ -14,8 +14,8 @@ from archloom.architecture import Architecture, Choice, Option
 from archloom.cost import count
 from archloom.errors import ConfigError, SearchError, SpaceError
 from archloom.model import Model, call_on_meta, evaluating
+from archloom.shared import SharedChoice, Supernet
 from archloom.space import changed, decide, first_option, input_shape, sample, violations
-from archloom.supernet import SharedChoice, Supernet
 from archloom.task import Task
 
 Sampling = Literal["uniform", "given", "board"]

@@ -58,7 +58,7 @@ class Runner:
     def weights_of(self, a: Architecture) -> dict[str, Tensor]:
         """The parameters that a path uses, stem first, under their names in the supernet's model."""
         backbone: Any = self.supernet.backbone
-        used = {f"backbone.network.{name}" for name, _ in backbone.path_parameters(a)}
+        used = {f"backbone.{name}" for name, _ in backbone.path_parameters(a)}
         return {
             name: parameter
             for name, parameter in self.supernet.named_parameters()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from archloom.model import Model
-from archloom.supernet import Supernet
+from archloom.shared import Supernet
 from archloom.training import check_single_images, way_out_of_single_images
 
 

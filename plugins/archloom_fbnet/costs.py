@@ -15,7 +15,7 @@ from archloom.documents import parse_json, read_text
 from archloom.errors import ConfigError
 from archloom.latency import LatencyTable, Setting, Timing, build_table
 from archloom.model import Model, ModelParts, call_on_meta, evaluating
-from archloom.supernet import SharedChoice, Supernet
+from archloom.shared import SharedChoice, Supernet
 
 Unit = Literal["us", "ms", "K", "M"]
 PER_MILLISECOND: Mapping[str, float] = {"us": 1000.0, "ms": 1.0}

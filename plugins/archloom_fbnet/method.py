@@ -19,12 +19,13 @@ from torch.nn import functional as F
 from archloom.architecture import Architecture
 from archloom.drawing import own_rng
 from archloom.errors import ConfigError, SearchError, SpaceError
+from archloom.mixing import Mixture
 from archloom.model import Model, ModelParts
 from archloom.randomness import derive_seed, forked_rng, python_rng, torch_rng
 from archloom.ranks import Ranks
+from archloom.shared import Supernet
 from archloom.space import decide
 from archloom.strategy import Progress, Recorded
-from archloom.supernet import Mixture, Supernet
 from archloom.task import Task, batches
 from archloom.training import precision_context
 from archloom.trial import Trial

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from archloom.errors import ConfigError
-from archloom.supernet import Draw, gumbel_softmax, straight_through, top_k
+from archloom.mixing import Draw, gumbel_softmax, straight_through, top_k
 
 Phase = Literal["weights", "theta"]
 Mode = Literal["soft", "single_path", "top_k"]

@@ -15,7 +15,7 @@ from archloom.errors import SearchError
 from archloom.plugins import Host
 from archloom.resolve import resolve
 from archloom.session.opening import as_config
-from archloom.supernet import Supernet
+from archloom.shared import Supernet
 from archloom.task import batches
 from archloom.training import build_optimizer, evaluate, learning_rate, recalibrate_batchnorm
 from archloom_cream import CreamSpace

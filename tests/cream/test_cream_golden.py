@@ -14,8 +14,8 @@ from archloom import zoo
 from archloom.cost import count
 from archloom.errors import SpaceError, WeightsError
 from archloom.model import GlobalAverage, Model
+from archloom.shared import Supernet
 from archloom.space import check, input_shape
-from archloom.supernet import Supernet
 from archloom_cream import CreamHead, CreamSpace
 from archloom_cream.costs import block_macs, reference_count
 from archloom_cream.named import NETWORKS, SIX

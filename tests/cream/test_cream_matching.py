@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from archloom.model import GlobalAverage, Model
-from archloom.supernet import Supernet
+from archloom.shared import Supernet
 from archloom_cream import CreamHead, CreamSpace
 from archloom_cream.board import Board, Entry
 from archloom_cream.matching import MatchingNetwork, distillation, joined_loss, meta_gradient

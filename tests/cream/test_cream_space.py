@@ -18,8 +18,8 @@ from archloom.cost import count
 from archloom.errors import SpaceError
 from archloom.model import GlobalAverage, ModelParts
 from archloom.resolve import model_parts
+from archloom.shared import Supernet
 from archloom.space import input_shape, sample
-from archloom.supernet import Supernet
 from archloom_cream import CreamHead, CreamPool, CreamSpace, published_space
 from archloom_cream.blocks import BlockSpec, initialize, make_block
 from archloom_cream.costs import block_macs
@@ -320,7 +320,8 @@ def test_a_supernet_gives_its_stages_features_too():
     supernet, architecture = Supernet(space, 0).eval(), sample(space, random.Random(1))
     x = torch.randn(1, 3, 16, 16)
     with torch.no_grad():
-        ours = supernet.network.stage_features(x, supernet.positions(architecture))
+        with supernet.running(architecture) as network:
+            ours = network.stage_features(x)
         theirs = supernet.extract(architecture).eval().stage_features(x)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other)

@@ -10,7 +10,7 @@ from archloom.cost import count
 from archloom.errors import ConfigError
 from archloom.latency import LatencyTable, Setting, Timing
 from archloom.model import ModelParts
-from archloom.supernet import Supernet
+from archloom.shared import Supernet
 from archloom_fbnet.costs import (
     counted_costs,
     latency_costs,

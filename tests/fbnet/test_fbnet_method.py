@@ -18,8 +18,8 @@ from archloom.errors import ConfigError, SearchError, SpaceError
 from archloom.model import ModelParts
 from archloom.plugins import Host
 from archloom.ranks import Ranks
+from archloom.shared import SharedChoice
 from archloom.space import Around, check
-from archloom.supernet import SharedChoice
 from archloom_fbnet.method import FBNet
 from archloom_fbnet.space import FBNetSpace
 

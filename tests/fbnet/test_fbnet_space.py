@@ -11,8 +11,8 @@ from archloom.architecture import Architecture
 from archloom.cost import count
 from archloom.errors import SpaceError
 from archloom.model import Model, ModelParts
+from archloom.shared import Supernet
 from archloom.space import check
-from archloom.supernet import Supernet
 from archloom_fbnet.named import NETWORKS
 from archloom_fbnet.primitives import CANDIDATES
 from archloom_fbnet.space import FBNetSpace

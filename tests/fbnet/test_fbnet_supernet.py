@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from archloom.architecture import Architecture
+from archloom.mixing import softmax
 from archloom.model import ModelParts
 from archloom.ranks import Ranks
-from archloom.supernet import softmax
 from archloom_fbnet.costs import read_table
 from archloom_fbnet.loss import expected_cost, paper_loss, reference_loss
 from archloom_fbnet.method import FBNet

@@ -7,8 +7,9 @@ import torch
 from compiled import needs_kernels
 
 from archloom import supernet
+from archloom.mixing import Mixture
 from archloom.ops import mixed_sum_ref
-from archloom.supernet import Mixture, Supernet
+from archloom.shared import Supernet
 from archloom_fbnet import FBNetSpace
 
 

@@ -11,7 +11,8 @@ from ..errors import ConfigError, SpaceError, UnknownName
 from ..estimator import Context, Estimator, Metric
 from ..plugins import Host
 from ..randomness import python_rng
-from ..resolve import Maker, device_of, make, model_parts, offers
+from ..resolve import Maker, device_of, make, model_parts
+from ..shared import offers
 from ..space import SearchSpace, draw, everything, size, violations
 from .agreement import LEAST
 from .config import RankConfig

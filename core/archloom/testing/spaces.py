@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ..architecture import Architecture, Choice
 from ..errors import ArchloomError, SpaceError
+from ..mixing import softmax
 from ..model import evaluating, output_shape
 from ..randomness import forked_rng, torch_rng
+from ..shared import Supernet
 from ..space import check, sample, violations
-from ..supernet import Supernet, softmax
 from .checks import Contract, global_generators_untouched, require, same, snapshot
 from .tiny import tiny_task
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import torch
@@ -10,10 +9,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from ..architecture import Architecture, Choice
-from ..model import Model, ModelParts
+from ..model import Model, ModelParts, assemble_shared
 from ..randomness import torch_rng
-from ..space import Around, build_chain, sample
-from ..supernet import Supernet
+from ..space import Around, build_chain
 from ..task import ImageTask, Task
 
 
@@ -62,8 +60,4 @@ def tiny_task(shape: tuple[int, int, int] = (1, 8, 8), images: int = 64) -> Imag
 
 def tiny_supernet(space: Any, task: Task) -> Model:
     """The space's supernet as a model for the task, untrained."""
-    supernet = Supernet(space, 0)
-    first = sample(space, random.Random(0))
-    return ModelParts().assemble(
-        supernet, shape=task.shape, num_classes=len(task.classes), selection=(first,)
-    )
+    return assemble_shared(space, task, ModelParts(), seed=0)

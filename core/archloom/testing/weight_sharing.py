@@ -12,9 +12,9 @@ import torch
 from ..model import Model, ModelParts
 from ..randomness import forked_rng, python_rng
 from ..ranks import Ranks
+from ..shared import SharedNetwork
 from ..space import check, sample
 from ..strategy import WeightSharing
-from ..supernet import Supernet
 from ..trial import Trial
 from .checks import Contract, global_generators_untouched, require, same, through_a_file
 from .tiny import TinySpace, tiny_task
@@ -54,8 +54,8 @@ class WeightSharingContract(Contract):
             "a weight-sharing method has `supernet`, `fit()`, `state_dict()` and `load_state_dict(state)`",
         )
         require(
-            isinstance(method.supernet, Model) and isinstance(method.supernet.backbone, Supernet),
-            "its `supernet` is a Model whose backbone is a Supernet",
+            isinstance(method.supernet, Model) and isinstance(method.supernet.backbone, SharedNetwork),
+            "its `supernet` is a Model whose backbone is a SharedNetwork (archloom.model.assemble_shared makes one)",
         )
 
     def test_its_units_count_up_to_the_last(self) -> None:

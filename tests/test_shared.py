@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from archloom.architecture import Architecture, Choice
 from archloom.errors import SpaceError
+from archloom.mixing import Mixture, gumbel_softmax, softmax, straight_through, top_k
 from archloom.model import ModelParts
 from archloom.ops import mixed_sum
+from archloom.shared import Supernet
 from archloom.space import Around, build_chain, sample
-from archloom.supernet import Mixture, Supernet, gumbel_softmax, softmax, straight_through, top_k
 from toys import Blocks, Digits, state_of
 
 
@@ -82,7 +83,7 @@ def test_a_path_uses_the_parameters_that_a_backward_reaches_and_no_others(supern
     for path in paths:
         supernet.zero_grad()
         supernet(images, path).sum().backward()
-        reached = {name for name, p in supernet.network.named_parameters() if p.grad is not None}
+        reached = {name for name, p in supernet.named_parameters() if p.grad is not None}
         assert {name for name, _ in supernet.path_parameters(path)} == reached
 
 
@@ -234,7 +235,9 @@ def test_gumbel_draws_follow_the_softmax_of_theta():
 
 def test_a_space_without_candidates_is_refused_in_one_sentence():
     with pytest.raises(
-        SpaceError, match=r"^Digits shares no weights: a supernet needs its 'candidate' and 'around'$"
+        SpaceError,
+        match=r"^Digits shares no weights: a supernet needs its 'candidate' and 'around', or its 'layers', 'candidate' "
+        "and 'wire'$",
     ):
         Supernet(Digits(), 0)
 
