@@ -41,12 +41,36 @@ class SearchSpace(Protocol):
         `family(architecture) -> {name: options}`   options of the space under which the same architecture
                                   is a further network; a search counts them all and writes them down.
 
-    For weight sharing, both or neither:
+    For weight sharing, one of three. A chain of layers:
         `candidate(choice, option) -> nn.Module | None`  one option as a module; None where the choice is
                                   no layer (a resolution, say).
         `around(body) -> nn.Module`   stem and tail around `body`, the chain of the choices' modules; its forward
                                   takes the image and calls `body` (`Around` does). `build` and the supernet
                                   both use these two, so searched and trained blocks cannot differ.
+
+    Layers that the space wires itself (`build` is `archloom.wiring.build_wired`):
+        `layers`                  layer name -> the decision that fills it: a choice, or one of `relaxed`. Several
+                                  layers may share a decision.
+        `candidate(layer, option) -> nn.Module | None`   one option of a layer; None: nothing stands there.
+        `wire(layers) -> nn.Module`   the network around modules by layer name, which it calls with one input or
+                                  several and keeps under the same names (`nn.ModuleDict`). In a network that was
+                                  built, layers are missing where an architecture leaves them out or puts nothing
+                                  there; in the supernet these give None.
+        `chosen(architecture) -> {layer: option}`   what fills each layer; by default its choice's option.
+
+    A shared network of its own:
+        `shared(seed)`            an `archloom.shared.SharedNetwork`; its weights may be slices of one tensor.
+
+    Further, for weight sharing:
+        `differentiable`          False where the options of a decision cannot be run as a weighted sum; with
+                                  `shared` True where they can.
+        `relaxed`                 name -> how many: architecture parameters that stand apart from the choices.
+        `derive(probabilities) -> Architecture`   what these mean, from name -> probabilities.
+        `proxy`                   a smaller space, to be searched in place of this one.
+
+    `owns_head = True`: the networks end at logits. `build`, `wire`, `around` and `shared` then take the number of
+    outputs as a further argument, and the configuration's model has neither neck nor head. In training mode such a
+    network may give (logits, auxiliary logits, ...), whose loss counts `auxiliary_weight` (of the network, 0.4).
     """
 
     choices: Sequence[Choice]
