@@ -16,10 +16,10 @@ from archloom.model import AuxiliaryLoss, ModelParts, assemble, assemble_shared
 from archloom.shared import SharedNetwork, Supernet, derive, offers, relaxed, shared_network
 from archloom.space import sample
 from archloom.testing import tiny_task
-from wired import Auxiliary, Cells, Elastic, TokenMean, Tokens
+from wired import Auxiliary, Cells, Deep, Elastic, TokenMean, Tokens
 
 TASK = tiny_task()
-SPACES = {"cells": Cells, "sliced": Elastic, "auxiliary": Auxiliary, "tokens": Tokens}
+SPACES = {"cells": Cells, "sliced": Elastic, "auxiliary": Auxiliary, "tokens": Tokens, "depth": Deep}
 
 
 def parts_for(name):
@@ -148,6 +148,17 @@ def test_a_selection_that_forgets_a_decision_is_refused():
     supernet = Supernet(Cells(), 0)
     with pytest.raises(SpaceError, match="says nothing about edge12; give each decision"):
         supernet(batch()[0], {"edge01": 1, "edge02": softmax(torch.zeros(4), 1.0)})
+
+
+def test_a_layer_whose_choice_is_not_decided_is_left_out_of_the_path():
+    supernet = Supernet(Deep(), 0).eval()
+    x = supernet.network.stem(batch()[0])
+    shallow = Architecture({"depth": 1, "kernel0": "k3"})
+    body = supernet.network.body
+    assert torch.equal(supernet(batch()[0], shallow), body.kernel0.options[1](x))
+    assert [key for key in supernet.extract(shallow).state_dict() if "kernel" in key]
+    assert not any("kernel1" in key for key in supernet.extract(shallow).state_dict())
+    assert supernet.mixable == {"kernel0": 2, "kernel1": 2, "kernel2": 2}
 
 
 # -- networks that own their head -----------------------------------------------------------------------------

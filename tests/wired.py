@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from archloom.architecture import Architecture, Choice
 from archloom.graphs import is_scripting, typed
-from archloom.space import check
+from archloom.space import Around, build_chain, check
 from archloom.wiring import build_wired
 
 WIDTH = 4
@@ -199,6 +199,28 @@ class Auxiliary:
 
     def build(self, architecture: Architecture, num_classes: int) -> nn.Module:
         return build_wired(self, architecture, num_classes)
+
+
+class Deep:
+    """A chain of one to three layers; the kernel of a layer is decided only where the depth has it."""
+
+    def __init__(self, *, in_channels: int = 1) -> None:
+        self.in_channels = in_channels
+        self.choices = [
+            Choice("depth", (1, 2, 3), ordered=True),
+            Choice("kernel0", ("k1", "k3")),
+            Choice("kernel1", ("k1", "k3"), when={"depth": (2, 3)}),
+            Choice("kernel2", ("k1", "k3"), when={"depth": (3,)}),
+        ]
+
+    def candidate(self, choice: Choice, option: Any) -> nn.Module | None:
+        return None if choice.name == "depth" else operation(option)
+
+    def around(self, body: nn.Module) -> nn.Module:
+        return Around(nn.Conv2d(self.in_channels, WIDTH, 1), body)
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        return build_chain(self, architecture)
 
 
 class TokenNetwork(nn.Module):

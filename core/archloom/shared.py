@@ -10,12 +10,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from .architecture import Architecture, Choice
+from .architecture import Architecture, Choice, Option
 from .drawing import own_rng
 from .errors import SpaceError
 from .mixing import Mixture, Selection
 from .ops import mixed_sum
-from .space import Chain, check, sample, violations
+from .space import Chain, check, decide, draw, first_option, violations
 from .wiring import chosen, decision_of, is_chain, is_wired, layers_of, outputs_of
 
 
@@ -58,12 +58,11 @@ def offers(space: Any) -> set[str]:
 
 def an_architecture(space: Any) -> Architecture:
     """One architecture of a space, to try things with: the first option of each choice where the space allows that."""
-    first = Architecture({choice.name: choice.options[0] for choice in space.choices})
-    rng = random.Random(0)
-    for _ in range(1000):
-        if not violations(space, first):
-            return first
-        first = sample(space, rng)
+    first = decide(space, first_option)
+    if not violations(space, first):
+        return first
+    for allowed in draw(space, 1, random.Random(0)):
+        return allowed
     raise SpaceError(
         f"{type(space).__name__} forbids nearly all of its architectures; express its rules by choices"
     )
@@ -113,12 +112,11 @@ def derive(space: Any, probabilities: Mapping[str, Sequence[float]]) -> Architec
             "space derive(probabilities)"
         )
 
-    def likeliest(p: Sequence[float]) -> int:
-        return max(range(len(p)), key=p.__getitem__)
+    def likeliest(choice: Choice) -> Option:
+        p = probabilities[choice.name]
+        return choice.options[max(range(len(p)), key=p.__getitem__)]
 
-    return check(
-        space, Architecture({c.name: c.options[likeliest(probabilities[c.name])] for c in space.choices})
-    )
+    return decide(space, likeliest)
 
 
 ABSENT = -1

@@ -106,13 +106,13 @@ class Chain(nn.Module):
         return x
 
 
-def build_chain(space: Any, architecture: Architecture) -> nn.Module:
+def build_chain(space: Any, architecture: Architecture, *outputs: int) -> nn.Module:
     """`build` for a space that has `candidate` and `around`: the chosen candidates in order, without those of choices
-    that are not active."""
+    that are not active. outputs: of a space with `owns_head`, how many its networks have."""
     layers = {
         c.name: space.candidate(c, architecture[c.name]) for c in space.choices if c.name in architecture
     }
-    return space.around(Chain({name: layer for name, layer in layers.items() if layer is not None}))
+    return space.around(Chain({name: layer for name, layer in layers.items() if layer is not None}), *outputs)
 
 
 @dataclass(frozen=True)
