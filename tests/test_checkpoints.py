@@ -114,7 +114,11 @@ def test_the_same_training_of_a_network_with_other_weights_to_begin_with_goes_on
 # -- trainings that a strategy goes on with ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, empty, Path.unlink, "exchanged", "a folder"], ids=str)
+@pytest.mark.parametrize(
+    "damage",
+    [flip, truncate, empty, Path.unlink, "exchanged", "a folder"],
+    ids=lambda act: getattr(act, "__name__", act),
+)
 def test_a_continued_training_that_was_damaged_or_exchanged_comes_out_the_same(tmp_path, caplog, damage):
     estimator = TrainedAccuracy(epochs=3, batch_size=16)
     architectures = [Architecture(SMALL), Architecture({**SMALL, "layer0": "k1"})]
