@@ -41,8 +41,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/imagenet_supernet.py
 	$(BIN)/python benchmarks/cream_step.py
 	$(BIN)/python benchmarks/latency_check.py
-	$(BIN)/python benchmarks/trainer_overhead.py --output benchmarks/results
-	$(BIN)/python benchmarks/efficientnet_speed.py --output benchmarks/results
+	$(BIN)/python benchmarks/trainer_overhead.py --out benchmarks/results
+	$(BIN)/python benchmarks/efficientnet_speed.py --out benchmarks/results
 	$(BIN)/archloom bench --quick --compile
 
 chaos: $(STAMP)

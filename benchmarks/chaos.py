@@ -115,7 +115,7 @@ def begin_or_resume(config: Path, folder: Path) -> list[str]:
     log = folder / "log.jsonl"
     if log.exists() and log.stat().st_size:
         return ["resume", str(folder)]
-    return ["search", str(config), "--run", str(folder)]
+    return ["search", str(config), "--out", str(folder)]
 
 
 def finish(config: Path, folder: Path, output: Path) -> float:

@@ -1,6 +1,6 @@
 """EfficientNet-b0 beside timm, torchvision and efficientnet_pytorch: inference, training step, saved bytes.
 
-    OMP_NUM_THREADS=2 python benchmarks/efficientnet_speed.py --rounds 20 --output benchmarks/results
+    OMP_NUM_THREADS=2 python benchmarks/efficientnet_speed.py --rounds 20 --out benchmarks/results
 
 All implementations run in one process, in turn within each round, in an order that rotates from round to
 round, each in its faster memory layout (found first, per mode). A ratio is ours over another's within a
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="a folder for efficientnet_speed.json")
+    parser.add_argument("--out", type=Path, help="a folder for efficientnet_speed.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = {
@@ -219,9 +219,9 @@ def main() -> None:
     }
     result = {"environment": environment(), **settings, "targets": TARGETS, **measure(**settings)}
     show(result)
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        path = arguments.output / "efficientnet_speed.json"
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        path = arguments.out / "efficientnet_speed.json"
         path.write_text(json_text(result), encoding="utf-8")
         print(f"written to {path}")
 

@@ -1,6 +1,6 @@
 """archloom's trainer beside a loop of plain PyTorch: ResNet-18 of torchvision on noise, epoch by epoch in turn.
 
-    python benchmarks/trainer_overhead.py --rounds 20 --output benchmarks/results
+    python benchmarks/trainer_overhead.py --rounds 20 --out benchmarks/results
     python benchmarks/trainer_overhead.py --device cuda --precision bfloat16 --size 50000 --batch 256
 
 Both have the same options and do the same work: SGD with momentum, a cosine by step, channels_last, mean loss and
@@ -195,7 +195,7 @@ def main() -> None:
         "--default-allocator", action="store_true", help="glibc's, and not as archloom's commands"
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="a folder for trainer_overhead-DEVICE.json")
+    parser.add_argument("--out", type=Path, help="a folder for trainer_overhead-DEVICE.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if not arguments.default_allocator:
@@ -218,9 +218,9 @@ def main() -> None:
         result["settings"][name] = {"options": fields, **found}
         median, low, high = found["ratio"]
         print(f"{name}: {median:.3f} of a plain loop's time, 95 % [{low:.3f}, {high:.3f}]; target {TARGET}")
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        path = arguments.output / f"trainer_overhead-{torch.device(arguments.device).type}.json"
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        path = arguments.out / f"trainer_overhead-{torch.device(arguments.device).type}.json"
         path.write_text(json_text(result), encoding="utf-8")
         print(f"written to {path}")
 

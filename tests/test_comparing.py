@@ -231,7 +231,7 @@ def test_seeds_and_strategies_may_be_added_and_scores_changed(host, tmp_path):
 
 def test_another_comparison_in_the_folder_is_refused(host, tmp_path):
     compare(comparison(seeds=2), tmp_path, host=host)
-    with pytest.raises(RunError, match=r"holds another comparison; name another --folder.*budget: then"):
+    with pytest.raises(RunError, match=r"holds another comparison; name another --out.*budget: then"):
         compare(comparison(seeds=2, budget={"trials": 13}), tmp_path, host=host)
     other = {"evolved": {"type": "evolution", "population": 5, "tournament": 2}}
     with pytest.raises(RunError, match="has searches of 'evolved' with other options"):
@@ -305,7 +305,7 @@ def test_killed_and_interrupted_from_outside_it_loses_nothing_and_leaves_nobody_
     example = Path(__file__).parent.parent / "examples" / "compare_macro.yaml"
     config.write_text(example.read_text().replace("seeds: 200", "seeds: 30\nprocesses: 2"))
     folder = tmp_path / "folder"
-    command = [sys.executable, "-m", "archloom", "compare", str(config), "--folder", str(folder)]
+    command = [sys.executable, "-m", "archloom", "compare", str(config), "--out", str(folder)]
 
     def until(count: int, how: int) -> tuple[int, str]:
         process = subprocess.Popen(

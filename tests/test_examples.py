@@ -125,7 +125,7 @@ def test_a_search_uses_all_three(whole):
 def test_killed_in_the_middle_and_resumed_it_gives_the_same_trials(beside, whole, tmp_path):
     folder, config = tmp_path / "run", tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(CONFIG))
-    command = [sys.executable, "-m", "archloom", "search", str(config), "--run", str(folder)]
+    command = [sys.executable, "-m", "archloom", "search", str(config), "--out", str(folder)]
     with subprocess.Popen(
         command, env=environment(beside), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:

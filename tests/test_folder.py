@@ -19,10 +19,8 @@ from archloom.locking import Lock
 from archloom.run import write_json
 from archloom.task import ImageTask
 
-LETTER = Kind(
-    "letter", "letter", "--folder", ("letter.txt",), begun=lambda path: (path / "letter.txt").exists()
-)
-POEM = Kind("poem", "poem", "--folder", ("poem.txt",), begun=lambda path: (path / "poem.txt").exists())
+LETTER = Kind("letter", "letter", ("letter.txt",), begun=lambda path: (path / "letter.txt").exists())
+POEM = Kind("poem", "poem", ("poem.txt",), begun=lambda path: (path / "poem.txt").exists())
 MINE = Identity({"to": "Ada", "words": {"type": "few", "table": "words.txt"}})
 
 
@@ -179,7 +177,7 @@ def test_the_same_work_goes_on_and_other_work_is_refused_by_what_differs(tmp_pat
             RunError, match=r"to: then 'Ada', now 'Grace'; words: then \{'type': 'few'"
         ) as refused:
             claim(tmp_path, LETTER, other)
-        assert "holds another letter; name another --folder" in str(refused.value)
+        assert "holds another letter; name another --out" in str(refused.value)
     with pytest.raises(RunError, match="already holds a letter"):
         Folder.begin(tmp_path, LETTER, MINE)
     with pytest.raises(RunError, match=r"holds another kind of work \(letter\), not a poem"):

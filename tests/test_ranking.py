@@ -462,7 +462,7 @@ def test_the_command_prints_a_table_or_json(tmp_path, monkeypatch, capsys):
         "archloom",
         "rank",
         str(path),
-        "--folder",
+        "--out",
         str(tmp_path / "out"),
         "--plugin",
         str(tmp_path / "plugin.py"),

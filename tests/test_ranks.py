@@ -70,7 +70,7 @@ def test_a_search_under_torchrun_ends_with_one_run_and_equal_ranks(tmp_path: Pat
     (tmp_path / "spy.py").write_text(SPY)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "archloom", "search", str(tmp_path / "config.yaml")]
-    command += ["--folder", str(tmp_path / "run"), "--plugin", str(tmp_path / "spy.py")]
+    command += ["--out", str(tmp_path / "run"), "--plugin", str(tmp_path / "spy.py")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SPY_FOLDER": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -238,7 +238,7 @@ def terminal(folder: Path):
 @pytest.fixture(scope="module")
 def net(terminal: Terminal) -> str:
     """The folder of a search that has found a network."""
-    terminal.typed(160, "search", "search.yaml", "--folder", "net", "--set", "verdict.seeds=0")
+    terminal.typed(160, "search", "search.yaml", "--out", "net", "--set", "verdict.seeds=0")
     return "net"
 
 
@@ -246,7 +246,7 @@ def net(terminal: Terminal) -> str:
 def test_a_search_and_its_resume_end_with_their_results_whole_on_the_screen(terminal, folder, columns):
     run = f"runs/[ablation]-{columns}"
     for words in (
-        ("search", "search.yaml", "--folder", run),
+        ("search", "search.yaml", "--out", run),
         ("resume", run, "--set", "budget.trials=14"),
     ):
         text, joined = terminal.typed(columns, *words)
@@ -274,11 +274,11 @@ def test_retraining_comparing_and_ranking_end_with_their_results_whole_on_the_sc
     metrics = json.loads((folder / f"net-{columns}" / "metrics.json").read_text(encoding="utf-8"))
     assert all(name in text for name in metrics)
     assert f"weights: net-{columns}/weights.safetensors" in joined
-    text, joined = terminal.typed(columns, "compare", "compare.yaml", "--folder", f"compare-{columns}")
+    text, joined = terminal.typed(columns, "compare", "compare.yaml", "--out", f"compare-{columns}")
     assert "random" in text
     assert "grid" in text
     assert f"all numbers: compare-{columns}/comparison.json   page: " in joined
-    text, joined = terminal.typed(columns, "rank", "rank.yaml", "--folder", f"rank-{columns}")
+    text, joined = terminal.typed(columns, "rank", "rank.yaml", "--out", f"rank-{columns}")
     assert "20 networks against sum" in joined
     assert "macs" in text
     assert f"rank-{columns}: rank.html to look at, rank.json for programs" in joined
@@ -307,7 +307,7 @@ def measured(folder: Path) -> int:
 def test_a_search_whose_console_is_lost_ends_with_its_result(terminal, folder, streams, code):
     run = folder / "-".join(("lost", *streams))
     more = ("--set", "verdict.seeds=0")
-    found, screen = terminal.run("search", "search.yaml", "--folder", run.name, *more, streams=streams)
+    found, screen = terminal.run("search", "search.yaml", "--out", run.name, *more, streams=streams)
     text = text_of(screen)
     assert found == code, text
     assert measured(run) == 12
@@ -336,7 +336,7 @@ def test_a_search_that_is_asked_to_end_saves_says_how_to_resume_and_exits_with_t
 ):
     run, number = folder / f"the [{name}]", getattr(signal, name)
     code, screen = terminal.run(
-        "search", "search.yaml", "--folder", run.name, "--set", "strategy=slow", "--set", "checkpoint_every=1000",
+        "search", "search.yaml", "--out", run.name, "--set", "strategy=slow", "--set", "checkpoint_every=1000",
         signal=number, log=str(run / "log.jsonl"),
     )  # fmt: skip
     assert code == 128 + number, text_of(screen)
@@ -350,7 +350,7 @@ def test_a_search_that_is_asked_to_end_saves_says_how_to_resume_and_exits_with_t
 
 @pytest.mark.parametrize("name", ["a[/b]c", "[red]:rocket:", "back\\[bold]"])
 def test_a_name_is_printed_as_it_is(terminal, name):
-    text, _ = terminal.typed(160, "search", "search.yaml", "--folder", name, "--set", "verdict.seeds=0")
+    text, _ = terminal.typed(160, "search", "search.yaml", "--out", name, "--set", "verdict.seeds=0")
     assert text.startswith(f"run folder: {name}\n")
     assert f"run folder: {name}   report: {name}/report.html" in text
     assert terminal.typed(160, "report", name)[0] == f"report: {name}/report.html"

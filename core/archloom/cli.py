@@ -1,4 +1,4 @@
-"""The command line: the tree of commands, and what becomes of an error."""
+"""The command line: the tree of commands, and how errors are shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .streams import open_standard_streams
 
 app = typer.Typer(
     name="archloom",
-    help="Neural-architecture search in which every space, strategy and estimator is a plugin.",
+    help="Neural-architecture search. Every space, strategy, estimator and task is a plugin.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -52,7 +52,9 @@ def _top(
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     default_allocator: Annotated[
         bool,
-        typer.Option("--default-allocator", help="Do not tell glibc to keep large buffers that were freed."),
+        typer.Option(
+            "--default-allocator", help="Keep glibc's default settings: do not keep large freed buffers."
+        ),
     ] = False,
 ) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -104,7 +106,7 @@ def _run(asked: list[int]) -> int:
         )
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        err.print("interrupted; what was done is saved" + how_to_resume())
+        err.print("interrupted; progress is saved" + how_to_resume())
         return 128 + (asked[-1] if asked else signal.SIGINT)
     except typer.Exit as leaving:
         return leaving.exit_code

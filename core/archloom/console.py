@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .errors import ConfigError
 from .progress import Bars, Lines
 from .standing import number
 from .streams import Stream
@@ -31,28 +32,40 @@ out = Console(file=_stdout, width=_width, **_plain)  # type: ignore
 err = Console(file=_stderr, **_plain)  # type: ignore
 
 PluginFiles = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="A Python file that registers things; can be repeated.")
+    list[Path] | None, typer.Option("--plugin", help="A plugin in one Python file. Can be repeated.")
 ]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="Override one key: budget.trials=20; can be repeated.")
+    list[str] | None,
+    typer.Option("--set", help="Set one key of the configuration: budget.trials=20. Can be repeated."),
 ]
 Trust = Annotated[
     bool,
-    typer.Option(
-        "--trust", help="Run the plugin files in the folder, though they never ran on this machine."
-    ),
+    typer.Option("--trust", help="Run the folder's plugin files even if they never ran on this machine."),
 ]
+OldFolder = Annotated[Path | None, typer.Option("--folder", "--run", hidden=True)]
+"""The former names of `--out`, accepted in this version."""
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
 PrecisionOption = Annotated[str | None, typer.Option("--precision", help="float32, bfloat16 or float16.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback if there is an error.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 _started: list[str] = []  # the run folder that this process works in, for the message after Ctrl-C
 
 
+def output_folder(out_folder: Path | None, former: Path | None) -> Path | None:
+    """The folder named by `--out`, or by a former name of that option, which is warned about."""
+    if former is None:
+        return out_folder
+    if out_folder is not None:
+        raise ConfigError("--out and --folder name the output folder twice; use --out alone")
+    if os.environ.get("RANK", "0") == "0":
+        warn("--folder and --run are now called --out; a later version will not know the old names")
+    return former
+
+
 def how_to_resume() -> str:
-    """What to type to go on with the interrupted run; nothing where none was started."""
-    return f". Go on with: archloom resume {shlex.quote(_started[-1])}" if _started else ""
+    """What to type to resume the interrupted run; empty if none was started."""
+    return f". Resume with: archloom resume {shlex.quote(_started[-1])}" if _started else ""
 
 
 def warn(message: object) -> None:

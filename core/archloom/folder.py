@@ -62,15 +62,14 @@ class Identity:
 class Kind:
     """A kind of work that leaves a folder.
 
-    name: in `identity.json`. noun: in messages, without an article. option: the command's option that names the
-    folder. files: patterns of what it writes there; a file of another's is never replaced. begun: whether anything is
-    there that a new start would lose. legacy: what a folder says that an older version left, which wrote no
-    `identity.json`; None where it is no folder of this kind. again: the way out where the folder holds such work.
+    name: in `identity.json`. noun: in messages, without an article. files: patterns of what it writes
+    there; a file of another's is never replaced. begun: whether anything is there that a new start would lose.
+    legacy: what a folder says that an older version left, which wrote no `identity.json`; None where it is no folder
+    of this kind. again: the way out where the folder holds such work.
     """
 
     name: str
     noun: str
-    option: str
     files: tuple[str, ...]
     begun: Callable[[Path], bool]
     legacy: Callable[[Path], Identity | None] = lambda path: None
@@ -162,7 +161,7 @@ def check(then: Identity, now: Identity, path: Path, kind: Kind) -> None:
     """A RunError that names what differs; another version of the software is only warned of."""
     if found := differences(then, now):
         raise RunError(
-            f"{path} holds another {kind.noun}; name another {kind.option}, or go on with the configuration that it "
+            f"{path} holds another {kind.noun}; name another --out, or go on with the configuration that it "
             f"began with. What differs: {'; '.join(found)}"
         )
     for name, version in now.versions.items():
@@ -276,7 +275,7 @@ def _spare_strangers(path: Path, kind: Kind) -> None:
     if own:
         raise RunError(
             f"{path} holds no {kind.noun}, but files that one would replace: {', '.join(own)}. They are left as they "
-            f"are; name another {kind.option}"
+            f"are; name another --out"
         )
 
 

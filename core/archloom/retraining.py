@@ -127,7 +127,6 @@ def _said_by_the_configuration(folder: Path) -> Identity | None:
 RETRAINING = Kind(
     "retrain",
     "training",
-    "--out",
     (
         "training.*",
         "architecture.json",

@@ -212,6 +212,11 @@ def _look_at(source: str | Path) -> tuple[str, Mapping[str, Any], Mapping[str, A
         )
     if path.suffix in (".yaml", ".yml"):
         document = _mapping(path)
+        if "objectives" in document:
+            raise ConfigError(
+                f"{path} configures a search and describes no network; give the search's run folder, or a file with "
+                "backbone, neck, head and loss"
+            )
         if "model" not in document:
             document = {"model": document}
         return "model", document, _parts(document), path.parent

@@ -1,4 +1,4 @@
-"""`archloom bench`: how fast the kernels are on this machine."""
+"""`archloom bench`: speed of the kernels on this machine."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from ..errors import ConfigError
 
 def bench(
     ops: Annotated[list[str] | None, typer.Argument(help="Operations; default: all.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="float32, contiguous, nine candidates.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only float32, contiguous tensors and nine candidates.")
+    ] = False,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="torch.compile too, which takes seconds per case.")
+        bool, typer.Option("--compile", help="Also measure torch.compile, which takes seconds per case.")
     ] = False,
     seconds: Annotated[float, typer.Option(help="Measuring time per case.")] = 2.0,
-    folder: Annotated[Path, typer.Option("--out", help="Where the table, picture and figures go.")] = Path(
-        "benchmarks/results"
-    ),
-    name: Annotated[str, typer.Option(help="The files' name.")] = "kernels",
+    folder: Annotated[
+        Path, typer.Option("--out", help="Output folder for table, picture and numbers.")
+    ] = Path("benchmarks/results"),
+    name: Annotated[str, typer.Option(help="Name of the files.")] = "kernels",
     threads: Annotated[
-        int | None, typer.Option(help="PyTorch's threads; default: as they are.", min=1, max=1024)
+        int | None, typer.Option(help="CPU threads; default: PyTorch's.", min=1, max=1024)
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Time the kernels against eager PyTorch, its own fused ops, torch.compile and a copy, all in each round.
+    """Measure the kernels against eager PyTorch, its fused operations, torch.compile and a copy, interleaved.
 
-    Ties and losses are printed as well. `archloom --default-allocator bench` leaves glibc as it is.
+    Ties and losses are printed too. `archloom --default-allocator bench` keeps glibc's default settings.
     """
     import torch
 

@@ -10,7 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
-from ..console import AsJson, Debug, PluginFiles, Sets, err, make_host, make_table, out, print_json
+from ..console import (
+    AsJson,
+    Debug,
+    OldFolder,
+    PluginFiles,
+    Sets,
+    err,
+    make_host,
+    make_table,
+    out,
+    output_folder,
+    print_json,
+)
 from ..progress import Steps
 
 
@@ -19,15 +31,17 @@ def compare(
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--folder", help="Where the searches are kept; default: runs/compare-NAME. The same goes on."
+            "--out",
+            help="Output folder; default: runs/compare-NAME. An interrupted comparison in it is resumed.",
         ),
     ] = None,
+    former: OldFolder = None,
     sets: Sets = None,
     plugin: PluginFiles = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Compare strategies on one space and budget over many seeds, with random search always among them."""
+    """Compare strategies under many seeds, on one space and with one budget. Random search always takes part."""
     from ..comparing import compare as run_comparison
     from ..comparing import read_comparison
 
@@ -36,7 +50,7 @@ def compare(
         overrides.append(f"plugins={json.dumps([str(path.resolve()) for path in plugin])}")
     comparison = read_comparison(config, tuple(overrides))
     host = make_host(comparison.shared.plugins)
-    target = folder or Path("runs") / f"compare-{config.stem}"
+    target = output_folder(folder, former) or Path("runs") / f"compare-{config.stem}"
     with Steps(err, lambda label, number, of: f"{number} of {of} {label}") as steps:
         done = itertools.count(1)
 
@@ -48,7 +62,7 @@ def compare(
         try:
             compared = run_comparison(comparison, target, host=host, notify=notify)
         except KeyboardInterrupt:
-            err.print(f"the searches that ended are kept in {target}; the same command goes on")
+            err.print(f"finished searches are kept in {target}; the same command resumes")
             raise
     if as_json:
         print_json(compared.document)

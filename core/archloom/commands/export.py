@@ -10,29 +10,27 @@ import typer
 from ..console import AsJson, Debug, PluginFiles, Sets, Trust, out, print_json, source_host, warn
 from ..errors import ConfigError
 
-SourceArgument = Annotated[
-    str,
-    typer.Argument(
-        help="A run folder, a trained or exported folder, an architecture or model file, or a name."
-    ),
-]
+SOURCE = (
+    "A run folder, a trained or exported folder, an architecture or model file, or the name of a network."
+)
+SourceArgument = Annotated[str, typer.Argument(help=SOURCE)]
 
 
 def export(
     source: SourceArgument,
     format: Annotated[str, typer.Option(help="onnx, torch, torchscript, safetensors or timm.")],
     folder: Annotated[
-        Path | None, typer.Option("--out", help="A folder; default: export/FORMAT beside the source.")
+        Path | None, typer.Option("--out", help="Output folder; default: export/FORMAT next to the source.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="A weights file; default: the source's.")] = None,
     resolution: Annotated[
         int | None, typer.Option(help="Side of the square images; default: the source's.")
     ] = None,
     batch: Annotated[
-        str, typer.Option(help="'dynamic', or the only batch size the graph shall take.")
+        str, typer.Option(help="'dynamic', or the one batch size that the graph accepts.")
     ] = "dynamic",
     untrained: Annotated[
-        bool, typer.Option("--untrained", help="Without weights: to measure its speed, say.")
+        bool, typer.Option("--untrained", help="Export random weights, for example to measure speed.")
     ] = False,
     task: Annotated[str | None, typer.Option(help="A task by name; default: the source's.")] = None,
     sets: Sets = None,
@@ -41,7 +39,7 @@ def export(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Write a trained network for the world outside; what was written is read back and compared with the network."""
+    """Export a trained network. The exported file is read back and compared with the network before it is kept."""
     from ..exporting import export as run_export
     from ..trained import open_trained
 

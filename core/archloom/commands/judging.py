@@ -1,4 +1,4 @@
-"""`archloom evaluate` and `archloom predict`: what a trained network is worth, and what it says."""
+"""`archloom evaluate` and `archloom predict`."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def evaluate(
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
     images: Annotated[
         Path | None,
-        typer.Option(help="A folder DIR/CLASS/IMAGE instead of a split; classes go by their names."),
+        typer.Option(help="Evaluate the images of a folder DIR/CLASS/IMAGE instead of a split."),
     ] = None,
-    topk: Annotated[str | None, typer.Option(help="1,5: is the class among the k most probable?")] = None,
+    topk: Annotated[str | None, typer.Option(help="Which top-k accuracies: 1,5.")] = None,
     tta: Annotated[str, typer.Option(help="Test-time augmentation: none, flip or crops.")] = "none",
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Leave out broken image files.")
+        bool, typer.Option("--skip-unreadable", help="Leave out image files that cannot be read.")
     ] = False,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="A folder for a page, CSV and JSON files.")
+        Path | None, typer.Option("--out", help="Output folder for an HTML page, CSV and JSON.")
     ] = None,
     resolution: Annotated[
         int | None, typer.Option(help="Side of the square images; default: the source's.")
@@ -57,7 +57,7 @@ def evaluate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Judge trained weights: top-k, each class by itself, confusions, calibration."""
+    """Evaluate a trained network: top-k accuracy, figures for each class, confusions, calibration."""
     from ..judging.evaluation import check_words
     from ..judging.evaluation import evaluate as run_evaluate
     from ..judging.page import write_evaluation
@@ -120,9 +120,7 @@ def predict(
     source: SourceArgument,
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     topk: Annotated[int, typer.Option(help="How many classes to name for each image.")] = 5,
-    cam: Annotated[
-        Path | None, typer.Option(help="A folder for class-activation maps: where the network looks.")
-    ] = None,
+    cam: Annotated[Path | None, typer.Option(help="Output folder for class-activation maps.")] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")
     ] = False,
@@ -138,7 +136,7 @@ def predict(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Classify image files. Exits with 1 where some could not be read."""
+    """Classify image files. The exit code is 1 if a file could not be read."""
     from ..judging.images import image_files
     from ..judging.looking import class_activation, need_cam
     from ..judging.prediction import predict as run_predict

@@ -18,7 +18,7 @@ app = typer.Typer(help="Latency tables of a space on this device.", no_args_is_h
 def build(
     space: Annotated[str, typer.Argument(help="A space by name.")],
     target: Annotated[Path, typer.Option("--out", help="The JSON file to write.")] = Path("latency.json"),
-    task: Annotated[str, typer.Option(help="The task that gives input shape and classes.")] = "digits",
+    task: Annotated[str, typer.Option(help="The task, for its input shape and classes.")] = "digits",
     sets: Sets = None,
     device: str = "cpu",
     batch: int = 1,
@@ -26,7 +26,7 @@ def build(
     plugin: PluginFiles = None,
     debug: Debug = False,
 ) -> None:
-    """Measure every candidate of a space on this device. --set space.form=small, --set task.resolution=16."""
+    """Measure every candidate of a space on this device (--set space.form=small, --set task.resolution=16)."""
     from ..config import override, parse_part
     from ..folder import spare
     from ..latency import build_table
@@ -73,7 +73,7 @@ def check(
     target: Annotated[
         Path, typer.Option("--out", help="The page to write; the numbers come beside it as JSON.")
     ] = Path("latency-check.html"),
-    task: Annotated[str, typer.Option(help="The task that gives input shape and classes.")] = "digits",
+    task: Annotated[str, typer.Option(help="The task, for its input shape and classes.")] = "digits",
     sets: Sets = None,
     device: str = "cpu",
     batch: Annotated[int | None, typer.Option(help="Images at once; default: the table's, or 1.")] = None,
@@ -84,7 +84,7 @@ def check(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Whole networks against the sum of a table's parts, and against a learned predictor."""
+    """Compare measured latencies of whole networks with a table's sums, or with a learned predictor."""
     import torch
 
     from ..config import override, parse_part

@@ -14,23 +14,21 @@ from .export import SourceArgument
 def look(
     source: SourceArgument,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="A folder; default: look beside the source.")
+        Path | None, typer.Option("--out", help="Output folder; default: look/ next to the source.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="A task by name; default: the source's.")] = None,
     resolution: Annotated[
         int | None, typer.Option(help="Side of the square images; default: the source's.")
     ] = None,
-    table: Annotated[
-        bool, typer.Option("--table", help="Print torchinfo's table of the layers, too.")
-    ] = False,
-    depth: Annotated[int, typer.Option(help="How deep that table goes.")] = 3,
+    table: Annotated[bool, typer.Option("--table", help="Also print torchinfo's table of layers.")] = False,
+    depth: Annotated[int, typer.Option(help="Depth of that table.")] = 3,
     seed: int = 0,
     sets: Sets = None,
     plugin: PluginFiles = None,
     trust: Trust = False,
     debug: Debug = False,
 ) -> None:
-    """Draw a network, its augmented training images and its learning rate, as one page. Needs no weights."""
+    """Draw a network, its augmented training images and its learning-rate schedule on one page. Needs no weights."""
     from ..judging.looking import look as run_look
     from ..judging.looking import summary_table
     from ..trained import default_folder, open_trained

@@ -13,14 +13,16 @@ from ..standing import number
 
 def retrain(
     source: Annotated[
-        str, typer.Argument(help="A run folder, an architecture file, a model's YAML file, or a name.")
+        str, typer.Argument(help="A run folder, an architecture or model file, or the name of a network.")
     ],
     task: Annotated[str | None, typer.Option(help="A task by name; default: the run's.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A recipe by name, or a YAML file of its fields; default: the run's.")
+        str | None, typer.Option(help="A recipe by name, or a YAML file; default: the run's.")
     ] = None,
     sets: Sets = None,
-    folder: Annotated[Path | None, typer.Option("--out", help="Where weights and metrics go.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Output folder for weights and metrics.")
+    ] = None,
     seed: int = 0,
     device: str = "cpu",
     precision: str = "float32",
@@ -28,7 +30,7 @@ def retrain(
     trust: Trust = False,
     debug: Debug = False,
 ) -> None:
-    """Train a found or named architecture from scratch. --set task.train_size=500, --set recipe.epochs=90."""
+    """Train a network from scratch (--set task.train_size=500, --set recipe.epochs=90)."""
     from ..retraining import retrain as run_retrain
 
     with progress() as notify:

@@ -1,4 +1,4 @@
-"""`archloom rank`: who ranks networks well?"""
+"""`archloom rank`: predictors of accuracy against the truth."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from ..console import (
     AsJson,
     Debug,
     DeviceOption,
+    OldFolder,
     PluginFiles,
     Sets,
     err,
     make_host,
     make_table,
     out,
+    output_folder,
     print_json,
 )
 from ..progress import Steps
@@ -28,20 +30,23 @@ def rank(
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--folder", help="Where all is written; one that was begun is gone on with. Default: in runs/."
+            "--out",
+            help="Output folder; default: a new one in runs/. An interrupted ranking in it is resumed.",
         ),
     ] = None,
+    former: OldFolder = None,
     sets: Sets = None,
     plugin: PluginFiles = None,
     device: DeviceOption = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Compare how supernets and proxies rank networks with a table of what they reach when trained alone."""
+    """Compare how supernets and proxies rank networks with how the networks rank when trained from scratch."""
     from ..ranking import rank as run_rank
     from ..ranking import read_rank
 
     overrides = [*(sets or []), *([f"device={device}"] if device else [])]
+    folder = output_folder(folder, former)
     checked = read_rank(config, overrides)
     files = list(dict.fromkeys([*checked.plugins, *(str(path) for path in plugin or [])]))
     checked = checked.model_copy(update={"plugins": files})
@@ -55,7 +60,7 @@ def rank(
         print_json({"folder": str(ranking.folder), **shown})
         return
     _print(ranking.document)
-    out.print(f"{ranking.folder}: rank.html to look at, rank.json for programs")
+    out.print(f"{ranking.folder}: rank.html is the page, rank.json has all numbers")
 
 
 def _print(document: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ import typer
 from ..console import (
     Debug,
     DeviceOption,
+    OldFolder,
     PluginFiles,
     PrecisionOption,
     Sets,
@@ -21,6 +22,7 @@ from ..console import (
     make_host,
     make_table,
     out,
+    output_folder,
     progress,
 )
 from ..standing import number, quantity
@@ -31,15 +33,17 @@ def search(
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--folder", "--run", help="The run folder (under torchrun say --folder); default: new, in runs/."
+            "--out", help="The run folder, which must be new or empty; default: a new one in runs/."
         ),
     ] = None,
+    former: OldFolder = None,
     sets: Sets = None,
     plugin: PluginFiles = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first estimator that raises.")
+        bool,
+        typer.Option("--strict", help="Stop when an estimator raises, instead of recording a failed trial."),
     ] = False,
     debug: Debug = False,
 ) -> None:
@@ -51,6 +55,7 @@ def search(
     if strict:
         overrides.append("strict=true")
     checked = read_config(config, overrides)
+    folder = output_folder(folder, former)
     host = make_host(checked.plugins)
     with progress() as notify:
         result = run_search(checked, folder, host=host, notify=notify)
@@ -58,14 +63,14 @@ def search(
 
 
 def resume(
-    folder: Annotated[Path, typer.Argument(help="The folder of an interrupted run.")],
+    folder: Annotated[Path, typer.Argument(help="The run folder.")],
     sets: Sets = None,
     plugin: PluginFiles = None,
     trust: Trust = False,
     device: DeviceOption = None,
     debug: Debug = False,
 ) -> None:
-    """Go on with an interrupted run, or with a finished one under a larger budget."""
+    """Resume an interrupted run, or extend a finished one with a larger budget (--set budget.trials=200)."""
     from ..session import resume as run_resume
     from ..session.opening import reopened
 
@@ -77,16 +82,16 @@ def resume(
 
 
 def verdict(
-    folder: Annotated[Path, typer.Argument(help="The folder of a search that has ended.")],
+    folder: Annotated[Path, typer.Argument(help="The run folder of a finished search.")],
     sets: Sets = None,
     plugin: PluginFiles = None,
     trust: Trust = False,
     device: DeviceOption = None,
     debug: Debug = False,
 ) -> None:
-    """Make the verdict of an ended search anew, with other settings (--set recipe.lr=0.01, --set verdict.seeds=5).
+    """Repeat the verdict of a finished search with other settings (--set recipe.lr=0.01, --set verdict.seeds=5).
 
-    What was trained with the same settings is kept; what failed is tried again.
+    Trainings with the same settings are reused; failed ones are tried again.
     """
     from ..session import verdict as run_verdict
     from ..session.opening import reopened
@@ -118,7 +123,7 @@ def _print_result(result: Any) -> None:
         return
     if not result.complete:
         out.print(
-            f"{result.reason}. Go on with: archloom resume {shlex.quote(str(result.folder))} --set budget.epochs=..."
+            f"{result.reason}. Continue with: archloom resume {shlex.quote(str(result.folder))} --set budget.epochs=..."
         )
         return
     measured = sum(trial.source is None and trial.status != "infeasible" for trial in result.trials)

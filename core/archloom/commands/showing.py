@@ -1,4 +1,4 @@
-"""`archloom report`, `archloom info` and `archloom plugins`: what there is."""
+"""`archloom report`, `archloom info` and `archloom plugins`."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ from ..console import (
     source_host,
 )
 from ..errors import ConfigError
+from .export import SOURCE
 
 
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder.")],
     debug: Debug = False,
 ) -> None:
-    """Write the run's report.html anew."""
+    """Write the report.html of a run again."""
     from ..report import write_report
 
     out.print(f"report: {write_report(folder)}")
 
 
 def info(
-    source: Annotated[
-        str | None, typer.Argument(help="A named architecture, an architecture file, or a run folder.")
-    ] = None,
+    source: Annotated[str | None, typer.Argument(help=SOURCE)] = None,
     resolution: Annotated[
         int | None, typer.Option(help="Side of the square input; default: the network's own.")
     ] = None,
@@ -45,35 +44,37 @@ def info(
     trust: Trust = False,
     as_json: AsJson = False,
     debug: Debug = False,
-    kernels: Annotated[bool, typer.Option("--kernels", help="Say which compiled kernels run.")] = False,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Show which compiled kernels are in use.")
+    ] = False,
 ) -> None:
-    """Params and MACs of any named or found architecture. --set reference=true gives options to its space."""
+    """Count the params and MACs of a network (--set reference=true sets an option of its space)."""
     if kernels:
         from ..kernels import info as kernels_info
 
         print_json(kernels_info())
         return
     if source is None:
-        raise ConfigError(
-            "which network? Name one (archloom info fbnet_a), a file or a run folder; or ask for --kernels"
-        )
+        raise ConfigError("name a network (archloom info fbnet_a), a file or a folder; or ask for --kernels")
     from ..config import override
     from ..cost import MACS, count
-    from ..zoo import find
+    from ..source import open_source
 
-    found = find(source, source_host(source, plugin, trust=trust), override({}, sets or []))
-    model = found.build(num_classes)
-    shape = found.shape if resolution is None else (found.shape[0], resolution, resolution)
+    host = source_host(source, plugin, trust=trust)
+    opened = open_source(source, host, options=override({}, sets or []))
+    model = opened.build(num_classes)
+    shape = opened.shape if resolution is None else (opened.shape[0], resolution, resolution)
     cost = count(model, shape)
-    classes = num_classes or len(found.classes or ()) or 1000
+    classes = num_classes or len(opened.classes or ()) or 1000
+    published = {} if opened.found is None else dict(opened.found.published)
     facts = {
         "name": source,
         "params": cost.params,
         "macs": cost.macs,
         "input": list(shape),
         "num_classes": classes,
-        "published": dict(found.published),
-        "architecture": found.architecture.to_json(),
+        "published": published,
+        opened.kind: opened.document[opened.kind],
     }
     if as_json:
         print_json(facts)
@@ -83,14 +84,14 @@ def info(
     table.add_row("MACs", f"{cost.macs:,}")
     table.add_row("input", "x".join(map(str, shape)))
     table.add_row("classes", str(classes))
-    for name, value in found.published.items():
+    for name, value in published.items():
         table.add_row(f"published {name}", str(value))
     out.print(table)
     out.print(f"MACs: {MACS}.")
 
 
 def list_plugins(plugin: PluginFiles = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """List everything that is registered: name, kind, distribution, version, options."""
+    """List everything that is registered, with its options and where it comes from."""
     host = make_host(plugin)
     if as_json:
         listing = {

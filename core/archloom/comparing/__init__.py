@@ -133,7 +133,6 @@ def _said_by_the_log(folder: Path) -> Identity | None:
 COMPARISON = Kind(
     "compare",
     "comparison",
-    "--folder",
     ("runs.*", "comparison.*", "optimum.json", "environment.json"),
     begun=_begun,
     legacy=_said_by_the_log,

@@ -96,7 +96,6 @@ def _said_by_the_configuration(folder: Path) -> Identity | None:
 RANKING = Kind(
     "rank",
     "comparison",
-    "--folder",
     ("config.yaml", "estimates.*", "rank.*"),
     begun=_begun,
     legacy=_said_by_the_configuration,

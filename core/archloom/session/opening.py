@@ -79,7 +79,6 @@ def _said_by_the_log(folder: Path) -> Identity | None:
 SEARCH = Kind(
     "search",
     "run",
-    "--folder",
     (
         "config.yaml",
         "environment.json",
