@@ -18,7 +18,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from archloom.model import ModelParts, assemble
 from archloom.plugins import Host
 from archloom.resolve import make
 from archloom.run import write_json
-from archloom.space import SearchSpace
+from archloom.space import SearchSpace, everything
 from archloom.task import Task, batches
 from archloom.training import Recipe, evaluate, train
 
@@ -49,13 +49,6 @@ SPACE: Mapping[str, Any] = {
     "candidates": ["skip", "ir_k3_e1", "ir_k3_e3", "ir_k5_e6"],
 }
 RECIPE: Mapping[str, Any] = {"epochs": 6, "batch_size": 64}
-
-
-def architectures(space: SearchSpace) -> Iterator[Architecture]:
-    """All of a space, the last choice fastest."""
-    names = [choice.name for choice in space.choices]
-    for options in itertools.product(*(choice.options for choice in space.choices)):
-        yield Architecture(dict(zip(names, options, strict=True)))
 
 
 def training(space: SearchSpace, task: Task, architecture: Architecture, seed: int) -> dict[str, Any]:
@@ -85,7 +78,7 @@ def table(lines: Sequence[Mapping[str, Any]], space: SearchSpace, task: Task) ->
     for line in sorted(lines, key=lambda line: line["seed"]):
         done.setdefault(line["architecture"], []).append(line)
     rows = {}
-    for architecture in architectures(space):
+    for architecture in everything(space):
         mine = done[str(architecture)]
         cost = count(assemble(space, architecture, task, ModelParts(), seed=0), tuple(task.shape))  # type: ignore[arg-type]
         rows[str(architecture)] = {
@@ -139,7 +132,7 @@ def main(seeds: int, out: Path) -> None:
     )
     done = {(line["architecture"], line["seed"]) for line in lines}
     with log.open("a", encoding="utf-8") as file:
-        for seed, architecture in itertools.product(range(seeds), list(architectures(space))):
+        for seed, architecture in itertools.product(range(seeds), list(everything(space))):
             if (str(architecture), seed) not in done:
                 lines.append(training(space, task, architecture, seed))
                 file.write(json.dumps(lines[-1]) + "\n")

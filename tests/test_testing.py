@@ -421,6 +421,51 @@ class Uneven(TinySpace):
         return nn.MaxPool2d(2) if option == "k5" else super().candidate(choice, option)
 
 
+class Backward(TinySpace):
+    """A choice depends on one that comes later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.choices[0] = Choice("layer0", self.choices[0].options, when={"layer1": ("k3",)})
+
+
+class Presuming(TinySpace):
+    """It asks for a decision that is not always there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.choices[5] = Choice("layer5", self.choices[5].options, when={"layer4": ("k3", "k5")})
+
+    def build(self, architecture):
+        return self.around(nn.Sequential(*(self.candidate(c, architecture[c.name]) for c in self.choices)))
+
+
+class Restless(TinySpace):
+    """The canonical form of a canonical form is another one."""
+
+    def canonical(self, architecture):
+        return architecture.replace(
+            **dict(zip(architecture, [*list(architecture.values())[1:], "skip"], strict=True))
+        )
+
+
+class Equating(TinySpace):
+    """It calls networks equal that are not."""
+
+    def canonical(self, architecture):
+        return architecture.replace(layer0="skip")
+
+
+class Forbidding(TinySpace):
+    """It forbids some canonical forms."""
+
+    def canonical(self, architecture):
+        return architecture.replace(**dict(zip(architecture, sorted(architecture.values()), strict=True)))
+
+    def violations(self, architecture):
+        return ["no"] if list(architecture.values()) == sorted(architecture.values()) else []
+
+
 class NoAround(TinySpace):
     """It has candidates and nothing around them."""
 
@@ -439,6 +484,21 @@ BROKEN_SPACES = [
     ("test_its_weights_follow_the_seed_and_nothing_else", PythonDrawn, AssertionError, "generator of random"),
     ("test_its_networks_share_nothing", Sharing, AssertionError, "share parameters"),
     ("test_its_rules_are_sentences", Grumbling, AssertionError, "sentences"),
+    ("test_its_conditions_are_about_earlier_choices", Backward, AssertionError, "comes later"),
+    (
+        "test_its_networks_are_built_with_and_without_each_conditional_choice",
+        Presuming,
+        AssertionError,
+        "where 'layer5' is not decided",
+    ),
+    ("test_its_canonical_form_is_one_form_of_the_same_network", Restless, AssertionError, "has another one"),
+    (
+        "test_its_canonical_form_is_one_form_of_the_same_network",
+        Equating,
+        AssertionError,
+        "not the same network",
+    ),
+    ("test_its_canonical_form_is_one_form_of_the_same_network", Forbidding, AssertionError, "forbids one of"),
     ("test_its_named_architectures_belong_to_it", Misnamed, AssertionError, "'net'"),
     ("test_it_has_candidates_and_what_stands_around_them", NoAround, AssertionError, "`around`"),
     (

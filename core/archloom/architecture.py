@@ -97,6 +97,8 @@ def _conditions(when: Any, where: str) -> dict[str, tuple[Option, ...]] | None:
         )
     found = {}
     for name, options in when.items():
+        if type(scalar(name)) is not str:
+            raise SpaceError(f"{where}: when names a choice by {shown(repr(name))}, which is no text")
         if isinstance(options, str | bytes | Set) or not isinstance(options, Iterable):
             raise SpaceError(
                 f"{where}: when names the options of '{shown(str(name))}' in a list or a tuple, not as "

@@ -133,10 +133,11 @@ class LatencyTable:
         return sum(self.entries[key].median for key in self.fixed)
 
     def latency(self, architecture: Architecture) -> float:
-        """Milliseconds of an architecture: `base` and one entry for each choice."""
+        """Milliseconds of an architecture, which must fit the space: `base` and one entry for each active choice."""
         total = self.base
         for choice, options in self.layers.items():
-            total += self.entries[options[str(architecture[choice])]].median
+            if choice in architecture:
+                total += self.entries[options[str(architecture[choice])]].median
         return total
 
     def check(

@@ -12,7 +12,7 @@ from torch import nn
 
 from archloom.architecture import Architecture, Choice
 from archloom.errors import SpaceError
-from archloom.space import NamedArchitecture, WeightFormat, build_chain
+from archloom.space import NamedArchitecture, WeightFormat, build_chain, check
 
 from .blocks import BlockSpec, initialize, make_block
 from .costs import block_macs, half
@@ -254,10 +254,7 @@ class CreamSpace:
             decisions |= {f"stage{stage}_block{i}": option for i, option in enumerate(options)}
         if isinstance(self.resolution, list):
             decisions["resolution"] = resolution
-        found = Architecture(decisions)
-        for choice in self.choices:
-            choice.index(found[choice.name])
-        return found
+        return check(self, Architecture(decisions))
 
     @property
     def named(self) -> Mapping[str, NamedArchitecture]:

@@ -15,7 +15,7 @@ from archloom.architecture import Architecture
 from archloom.drawing import own_rng
 from archloom.errors import ConfigError, SpaceError
 from archloom.estimator import STATIC, Context, Metric
-from archloom.space import SearchSpace
+from archloom.space import SearchSpace, decide, from_text, to_text
 
 FORMAT = "archloom digits table 1"
 
@@ -50,8 +50,8 @@ class DigitsTable:
 
     def known(self, space: SearchSpace) -> list[Architecture]:
         """All of them, where `space` is the table's; a ConfigError where it is another."""
-        names = self._check(space)
-        return [Architecture(dict(zip(names, code.split(), strict=True))) for code in self.rows]
+        self._check(space)
+        return [from_text(space, code) for code in self.rows]
 
     def figures(self, architecture: Architecture) -> Mapping[str, float]:
         """All metrics of one network; a SpaceError for one that the table lacks."""
@@ -69,16 +69,15 @@ class DigitsTable:
             "macs.table": row["macs"],
         }
 
-    def _check(self, space: SearchSpace) -> list[str]:
-        """The names of the choices, where the first and the last network of `space` have the table's params."""
-        names = [choice.name for choice in space.choices]
+    def _check(self, space: SearchSpace) -> None:
+        """A ConfigError where the first or the last network of `space` has not the table's params."""
         written = f"it is of the space {json.dumps(self.document['space'])}"
-        ends = [" ".join(str(choice.options[i]) for choice in space.choices) for i in (0, -1)]
+        ends = [to_text(space, decide(space, lambda choice: choice.options[i])) for i in (0, -1)]  # noqa: B023
         if unknown := [code for code in ends if code not in self.rows]:
             raise ConfigError(f"{self.where} has no network '{unknown[0]}'; {written}")
         for code in ends:
             with own_rng(0, "digits_table"), torch.device("meta"):
-                network = space.build(Architecture(dict(zip(names, code.split(), strict=True))))
+                network = space.build(from_text(space, code))
             params = sum(p.numel() for p in network.parameters() if p.requires_grad)
             expected = self.rows[code]["params"] - self.document["classifier params"]
             if params != expected:
@@ -87,7 +86,6 @@ class DigitsTable:
                     f"the table's {expected:,}; {written}"
                 )
         self._checked = space
-        return names
 
 
 def _mean(values: Sequence[float]) -> float:

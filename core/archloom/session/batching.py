@@ -10,7 +10,7 @@ from ..model import Model, assemble
 from ..randomness import python_rng
 from ..ranks import Ranks
 from ..resolve import Resolved
-from ..space import input_shape, sample, violations
+from ..space import distinct, input_shape
 from ..task import Split
 from ..training import Recipe, check_single_images, way_out_of_single_images
 
@@ -44,10 +44,7 @@ def _trainings(r: Resolved, ranks: Ranks) -> Iterator[tuple[int, str, tuple[Spli
 def _network(r: Resolved) -> tuple[Model, tuple[int, int, int]] | None:
     """A network of the space and the shape of its images; None where none of a few can be built."""
     rng = python_rng(r.config.seed, "batches")
-    for _ in range(DRAWS):
-        architecture = sample(r.space, rng)
-        if violations(r.space, architecture):
-            continue
+    for architecture in distinct(r.space, rng, draws=DRAWS):
         try:
             model = assemble(r.space, architecture, r.task, r.parts, seed=r.config.seed)
         except ArchloomError:

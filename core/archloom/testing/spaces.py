@@ -15,7 +15,7 @@ from ..mixing import softmax
 from ..model import evaluating, output_shape
 from ..randomness import forked_rng, torch_rng
 from ..shared import Supernet
-from ..space import check, sample, violations
+from ..space import canonical, check, check_choices, sample, violations
 from .checks import Contract, global_generators_untouched, require, same, snapshot
 from .tiny import tiny_task
 
@@ -129,6 +129,55 @@ class SpaceContract(Contract):
                 all(isinstance(rule, str) for rule in broken), f"violations gives sentences, not {broken!r}"
             )
 
+    def test_its_conditions_are_about_earlier_choices(self) -> None:
+        try:
+            check_choices(self._make())
+        except SpaceError as error:
+            raise AssertionError(str(error)) from error
+
+    def test_its_networks_are_built_with_and_without_each_conditional_choice(self) -> None:
+        space, rng = self._make(), random.Random(0)
+        drawn = [sample(space, rng) for _ in range(200)]
+        allowed = [architecture for architecture in drawn if not violations(space, architecture)]
+        for choice in (choice for choice in space.choices if choice.when):
+            for there in (True, False):
+                built = next((one for one in allowed if (choice.name in one) == there), None)
+                if built is None:
+                    continue
+                try:
+                    with torch.device("meta"):
+                        space.build(built)
+                except (KeyError, ArchloomError) as error:
+                    state = "is decided" if there else "is not decided"
+                    raise AssertionError(
+                        f"where '{choice.name}' {state}, the network of {built} cannot be built: "
+                        f"{type(error).__name__}: {error}. An architecture holds the active choices alone; ask "
+                        f"`if '{choice.name}' in architecture`"
+                    ) from error
+
+    def test_its_canonical_form_is_one_form_of_the_same_network(self) -> None:
+        space = self._make()
+        for architecture in self._architectures(space, 5 * self.samples):
+            try:
+                form = canonical(space, architecture)
+                again = canonical(space, form)
+            except SpaceError as error:
+                raise AssertionError(
+                    f"the canonical form of {architecture} is not in the space: {error}"
+                ) from error
+            require(again == form, f"the canonical form {form} of {architecture} has another one, {again}")
+            require(
+                bool(violations(space, form)) == bool(violations(space, architecture)),
+                f"the space forbids one of {architecture} and its canonical form {form}, and not the other",
+            )
+            with torch.device("meta"):
+                sizes = [_parameters(space.build(one)) for one in (architecture, form)]
+            require(
+                sizes[0] == sizes[1],
+                f"{architecture} and its canonical form {form} are not the same network: they have parameters of other "
+                "shapes",
+            )
+
     def test_its_named_architectures_belong_to_it(self) -> None:
         space = self._make()
         for name, network in getattr(space, "named", {}).items():
@@ -202,6 +251,11 @@ class SharedSpaceContract(SpaceContract):
                 "say differentiable = False"
             ) from error
         require(mixed.ndim == 4, f"a mixture gives {tuple(mixed.shape)}, not a feature map")
+
+
+def _parameters(network: nn.Module) -> list[tuple[int, ...]]:
+    """The shapes of all parameters, in an order of their own."""
+    return sorted(tuple(parameter.shape) for parameter in network.parameters())
 
 
 def _disturb(module: nn.Module) -> None:
