@@ -17,10 +17,10 @@ from archloom.config import parse_config
 from archloom.errors import RunError, SearchError
 from archloom.estimator import STATIC, Metric
 from archloom.plugins import Host
+from archloom.ranks import Ranks
 from archloom.resolve import resolve
 from archloom.session import verdict
 from archloom.session.feasibility import check_constraints
-from archloom.session.making import make_context
 from toys import config, host
 
 
@@ -121,7 +121,7 @@ class Plugin:
 
 def asked(constraint: str, made: Host, **changes: Any) -> None:
     r = resolve(parse_config(config(constraints=[constraint], **changes)), made)
-    check_constraints(r, make_context(r, lambda name, measure: measure()))
+    check_constraints(r, r.context(Ranks(), lambda name, measure: measure()).measuring())
 
 
 def test_where_the_extreme_is_not_certain_nothing_is_refused():
@@ -147,7 +147,7 @@ def test_a_sum_is_refused_exactly_where_no_network_keeps_the_bound(options, sign
     object.__setattr__(r, "space", space)
     least, most = sum(map(min, options)), sum(map(max, options))
     kept = {"<=": least <= bound, "<": least < bound, ">=": most >= bound, ">": most > bound}[sign]
-    context = make_context(r, lambda name, measure: measure())
+    context = r.context(Ranks(), lambda name, measure: measure()).measuring()
     if kept:
         check_constraints(r, context)
         return

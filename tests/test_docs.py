@@ -19,6 +19,7 @@ import yaml
 import archloom
 from archloom import config, hookspecs
 from archloom.config import parse_config
+from archloom.context import BEFORE_STAR, HANDED
 from archloom.factories import INJECTED
 from archloom.plugins import HOOKS, Host
 from archloom.ranking import RankConfig, parse_rank
@@ -128,13 +129,18 @@ def test_each_hook_has_a_heading_its_signature_and_an_example(kind, hook):
         assert f"def {hook}(register):" in text
     row = re.search(rf"^\| {kind} \| (.*) \|$", (ROOT / "docs" / "plugins.md").read_text(), re.M)[1]
     assert set(re.findall(r"`(\w+)`", row)) == set(INJECTED[kind])
+    if kind == "strategy":
+        assert set(re.findall(r"`(\w+)`", row.partition("before the")[0].rpartition(";")[2])) == set(
+            BEFORE_STAR
+        )
 
 
 def test_what_is_handed_in_is_explained():
     text = (ROOT / "docs" / "plugins.md").read_text()
     explained = re.search(r"\| name \| what it is \|\n(.*?)\n\n", text, re.S)[1]
-    names = set(re.findall(r"^\| `(\w+)` \|", explained, re.M))
-    assert names == set().union(*INJECTED.values())
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", explained, re.M))
+    assert set(rows) == set().union(*INJECTED.values())
+    assert {name: rows[name] for name in HANDED} == HANDED
 
 
 # -- configuration.md -----------------------------------------------------------------------------------

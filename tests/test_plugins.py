@@ -439,7 +439,7 @@ def test_an_unknown_name_lists_the_known_and_the_nearest():
         Host().get("strategy", "evolutoin")
 
 
-def test_a_strategy_that_takes_a_task_needs_a_supernet_by_that_alone():
+def test_a_method_needs_a_supernet_without_saying_so():
     def method(space, task, *, seed: int):
         return None
 

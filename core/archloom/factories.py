@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,25 +13,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from .config import TOLD, refuse_bool
+from .context import BEFORE_STAR, HANDED
 from .errors import ConfigError, PluginError, SpaceError, nearest, shown
 
 Kind = Literal["space", "strategy", "estimator", "task", "component", "recipe", "observer"]
 
 INJECTED: Mapping[Kind, tuple[str, ...]] = {
     "space": ("host",),
-    "strategy": (
-        "space",
-        "rng",
-        "task",
-        "seed",
-        "ranks",
-        "model",
-        "device",
-        "precision",
-        "recorded",
-        "objectives",
-        "metrics",
-    ),
+    "strategy": tuple(HANDED),
     "estimator": (),
     "task": (),
     "component": ("in_channels", "num_classes"),
@@ -83,8 +73,25 @@ class Entry:
 
     @property
     def shares_weights(self) -> bool:
-        """Whether this strategy trains a supernet."""
-        return self.kind == "strategy" and "task" in self.injected
+        """Whether this strategy trains a supernet: what it makes has `fit`.
+
+        A class says so itself, a function by the annotation of what it returns. One that says nothing there trains if
+        it takes a `task`, as all methods do.
+        """
+        if self.kind != "strategy":
+            return False
+        said = _has_fit(self.factory)
+        return "task" in self.injected if said is None else said
+
+    @property
+    def trains_since(self) -> str:
+        """Why it is taken to train a supernet, and the way out where it does not."""
+        if _has_fit(self.factory):
+            return "it has 'fit'; where it only proposes, call that otherwise"
+        return (
+            "its factory takes a task and does not say what it returns; where it only proposes, annotate that: "
+            "'-> archloom.strategy.Strategy'"
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -186,7 +193,7 @@ def entry_of(kind: Kind, name: str, factory: Callable[..., Any], distribution: s
     for parameter in parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue  # a module class without an __init__ of its own shows nn.Module's
-        if parameter.name in INJECTED[kind]:
+        if _is_handed(kind, parameter):
             injected.append(parameter.name)
         elif problem := _trouble(kind, parameter):
             raise PluginError(f"{where}: {problem}{_place(factory)}")
@@ -196,6 +203,26 @@ def entry_of(kind: Kind, name: str, factory: Callable[..., Any], distribution: s
     schema = _schema(kind, name, options, where + _place(factory))
     _check_defaults(where, schema, factory)
     return Entry(kind, name, factory, distribution, version, tuple(options), tuple(injected), schema)
+
+
+def _is_handed(kind: Kind, parameter: inspect.Parameter) -> bool:
+    behind_star = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    if kind == "strategy" and behind_star and parameter.name in BEFORE_STAR:
+        return False
+    return parameter.name in INJECTED[kind]
+
+
+def _has_fit(factory: Any) -> bool | None:
+    """Whether what a factory makes has `fit`; None where the factory does not say."""
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    if isinstance(factory, type):
+        return hasattr(factory, "fit")
+    returned = inspect.signature(factory, eval_str=True).return_annotation
+    kinds = get_args(returned) if get_origin(returned) in (types.UnionType, Union) else (returned,)
+    silent = (inspect.Signature.empty, Any, object, None, type(None))
+    said = {hasattr(kind, "fit") for kind in kinds if kind not in silent and isinstance(kind, type)}
+    return said.pop() if len(said) == 1 else None
 
 
 def _trouble(kind: Kind, parameter: inspect.Parameter) -> str:

@@ -10,16 +10,21 @@ import torch
 from torch import nn
 
 from .config import HEAD, NECK, ModelConfig, Part, SearchConfig
+from .context import RunContext
 from .contradictions import check_together
+from .engine import Limits
 from .errors import ArchloomError, ConfigError, UnknownName
-from .estimator import Estimator, Metric
+from .estimator import Context, Estimator, Metric
 from .factories import Entry, Kind
 from .hypervolume import check_reference
+from .measuring import Measurer, Watch, unwatched
 from .model import ModelParts, assemble, assemble_shared
 from .objective import Constraint, Objective, Picking
 from .plugins import Host
+from .ranks import Ranks
 from .shared import an_architecture, offers
 from .space import SearchSpace
+from .strategy import Recorded
 from .task import Task
 from .training import Recipe
 
@@ -53,6 +58,48 @@ class Resolved:
     method: Maker | None
     strategy: Maker | None
     device: torch.device
+
+    def context(self, ranks: Ranks, recorded: Recorded, *, seed: int | None = None) -> RunContext:
+        """What this run's parts are made from; `seed` where it is another one than the configuration's."""
+        context = RunContext(
+            space=self.space,
+            task=self.task,
+            model=self.parts,
+            seed=self.config.seed if seed is None else seed,
+            device=self.device,
+            precision=self.config.precision,
+            recorded=recorded,
+            ranks=ranks,
+            objectives=tuple(self.objectives),
+            metrics=self.metrics,
+            constraints=tuple(self.constraints),
+        )
+        return context.counting(self.estimators)
+
+    def measurer(self, context: Context, watch: Watch = unwatched) -> Measurer:
+        """What measures with the configured estimators and constraints."""
+        parts = self.config.estimators
+        return Measurer(
+            self.space,
+            self.estimators,
+            self.constraints,
+            context,
+            self.config.strict,
+            names=tuple(part.type for part in parts),
+            timeouts=tuple(part.timeout for part in parts),
+            watch=watch,
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """When a search stops, and what it puts up with."""
+        config = self.config
+        return Limits(
+            **config.budget.model_dump(),
+            max_failures=config.max_failures,
+            max_rejected=config.max_rejected,
+            max_repeats=config.max_repeats,
+        )
 
 
 def resolve(config: SearchConfig, host: Host) -> Resolved:

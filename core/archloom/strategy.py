@@ -1,22 +1,11 @@
 """Strategies: who proposes. Two protocols; nothing to inherit from.
 
-A factory is handed what it names among its parameters; everything else of it is a keyword-only option:
-
-    space       the search space
-    rng         a random.Random of the strategy's own, a function of the run's seed
-    task        the data                                  (weight sharing)
-    seed        the run's seed, for `archloom.randomness` (weight sharing)
-    ranks       the processes of the run                  (weight sharing)
-    model       `ModelParts`: neck, head and loss as configured
-    device      torch.device
-    precision   "float32", "bfloat16" or "float16"
-    recorded    `recorded(name, measure)`: a JSON value measured once in a run's life and reused on resume, the
-                same on all ranks; to be called on all of them
-    objectives  the `Objective`s, in the order of a trial's scores
-    metrics     the names of all that the estimators measure, so that an option that names another is refused at once
+A factory is handed what it names among its parameters, of all that is in `archloom.context.HANDED`; everything else
+of it is a keyword-only option. What it makes trains a supernet where it has `fit`: a class shows that itself, a
+function by the annotation of what it returns.
 
 A factory may declare `needs`, a tuple of what its space must offer: "supernet" or "differentiable"; or "fidelity",
-which an estimator must offer. One that takes `task` needs "supernet" by that alone.
+which an estimator must offer. A method that trains a supernet needs "supernet" without saying so.
 """
 
 from __future__ import annotations

@@ -12,27 +12,13 @@ from typing import Any
 from .architecture import Architecture
 from .config import SearchConfig, parse_config
 from .errors import SearchError
-from .estimator import FULL, Context, Fidelity
-from .measuring import Measurer, Outcome, Watch, unwatched
+from .estimator import FULL, Fidelity
+from .measuring import Outcome
 from .plugins import Host
 from .processes import Processes, Say, WorkerLost
-from .resolve import Resolved, resolve
+from .ranks import Ranks
+from .resolve import resolve
 from .run import recorded
-
-
-def measurer(r: Resolved, context: Context, watch: Watch = unwatched) -> Measurer:
-    """What measures with the estimators and constraints of a configuration."""
-    parts = r.config.estimators
-    return Measurer(
-        r.space,
-        r.estimators,
-        r.constraints,
-        context,
-        r.config.strict,
-        names=tuple(part.type for part in parts),
-        timeouts=tuple(part.timeout for part in parts),
-        watch=watch,
-    )
 
 
 class Workers:
@@ -83,21 +69,12 @@ def _prepare(data: dict[str, Any], files: tuple[str, ...], folder: str) -> Any:
     config = parse_config(data)
     torch.set_num_threads(config.threads or max(1, torch.get_num_threads() // config.workers))
     resolved = resolve(config, Host(files))
-    context = Context(
-        resolved.space,
-        resolved.task,
-        resolved.parts,
-        config.seed,
-        resolved.device,
-        config.precision,
-        partial(recorded, Path(folder)),
-        folder=Path(folder),
-    )
+    context = resolved.context(Ranks(), partial(recorded, Path(folder))).measuring(folder=Path(folder))
 
     def measure(say: Say, architecture: Architecture, seed: int, fidelity: Fidelity) -> Outcome:
         def watch(name: str, timeout: float | None) -> None:
             say(f"estimator '{name}'", timeout)
 
-        return measurer(resolved, context, watch)(architecture, seed, fidelity)
+        return resolved.measurer(context, watch)(architecture, seed, fidelity)
 
     return measure

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contents import contents_of, plugin_contents, task_hash
+from ..context import remembered
 from ..environment import describe, versions
 from ..errors import ConfigError, RunError
 from ..folder import Folder, Identity, Kind
@@ -26,7 +27,6 @@ from ..processes import check_main_guard
 from ..ranks import Ranks
 from ..resolve import Resolved, resolve
 from ..run import Log, write_atomically, write_json
-from ..session.making import make_strategy
 from ..surroundings import undisturbed
 from .config import BASELINE, Comparison, parse_comparison, read_comparison
 from .page import page
@@ -71,7 +71,7 @@ def compare(
     directions = _directions(comparison, resolved[BASELINE])
     for one in resolved.values():
         if one.method is None:  # options that a strategy refuses are refused before the first search of any
-            make_strategy(one, None, seed=0, ranks=Ranks(), recorded=lambda name, measure: measure())
+            one.context(Ranks(), remembered(), seed=0).strategy(one.strategy)
     with Folder.begin_or_go_on(folder, COMPARISON, _identity(comparison, resolved[BASELINE])) as claimed:
         tell = Observers([(name_of(notify), notify)])
         tell({"event": "start", "folder": str(folder)})

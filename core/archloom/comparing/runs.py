@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..config import SearchConfig
-from ..engine import Limits, Search
+from ..context import RunContext, remembered
+from ..engine import Search
 from ..errors import ConfigError, RunError, SearchError
-from ..estimator import STATIC, Context
+from ..estimator import STATIC
 from ..folder import Identity, differences, path_name, told
 from ..measuring import Here, Measurer
 from ..plugins import Host
@@ -25,11 +27,9 @@ from ..ranks import Ranks
 from ..resolve import Resolved, completed, resolve
 from ..run import Log, Memory, recorded
 from ..session import search_or_resume
-from ..session.making import make_strategy
 from ..session.opening import search_kind
 from ..space import everything, size
 from ..trial import Trial
-from ..workers import measurer
 from .config import Comparison
 
 WHOLE = 200_000
@@ -77,27 +77,21 @@ class Searches:
 
     def measurer(self, resolved: Resolved, seed: int) -> Measurer:
         """What measures in memory; values that are measured once are shared by all searches."""
-        keep = partial(recorded, self.folder)
-        config = resolved.config
-        context = Context(
-            resolved.space, resolved.task, resolved.parts, seed, resolved.device, config.precision, keep
-        )
-        return measurer(resolved, context)
+        return resolved.measurer(self._context(resolved, seed).measuring())
+
+    def _context(self, resolved: Resolved, seed: int) -> RunContext:
+        return resolved.context(Ranks(), partial(recorded, self.folder), seed=seed)
 
     def _in_memory(self, resolved: Resolved, seed: int) -> tuple[list[Trial], str]:
         config = resolved.config
-        once = lambda name, measure: measure()
+        # what a strategy measures once is its own; what it is told of costs is what is measured here
+        own = replace(self._context(resolved, seed), recorded=remembered())
         loop = Search(
             resolved.space,
-            make_strategy(resolved, None, seed=seed, ranks=Ranks(), recorded=once),
+            own.strategy(resolved.strategy),
             Here(self.measurer(resolved, seed)),
             resolved.objectives,
-            Limits(
-                **config.budget.model_dump(),
-                max_failures=config.max_failures,
-                max_rejected=config.max_rejected,
-                max_repeats=config.max_repeats,
-            ),
+            resolved.limits,
             seed=seed,
             log=Memory(),
             order=config.order,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..architecture import Architecture
+from ..context import RunContext, remembered
 from ..errors import ConfigError, SpaceError, UnknownName
-from ..estimator import Context, Estimator, Metric
+from ..estimator import Estimator, Metric
+from ..objective import Objective
 from ..plugins import Host
 from ..randomness import python_rng
+from ..ranks import Ranks
 from ..resolve import Maker, device_of, make, model_parts
 from ..shared import offers
 from ..space import SearchSpace, draw, everything, size, violations
@@ -48,7 +50,7 @@ class Plan:
     truth: Estimator
     supernets: Mapping[str, Maker]
     predictors: Sequence[Predictor]
-    context: Context
+    context: RunContext
     networks: Sequence[Architecture]
 
     @property
@@ -71,13 +73,14 @@ def make_plan(config: RankConfig, host: Host) -> Plan:
     if getattr(truth, "needs", ()):
         raise ConfigError(f"'{config.truth.type}' needs a supernet, so it cannot be the truth")
     supernets = _supernets(config, host, space)
+    predictors = _predictors(config, host, supernets)
     plan = Plan(
         config,
         host,
         truth,
         supernets,
-        _predictors(config, host, supernets),
-        _context(config, host, space),
+        predictors,
+        _context(config, host, space, [truth, *(predictor.estimator for predictor in predictors)]),
         _networks(config, space, truth),
     )
     names = [name for predictor in plan.predictors for name in plan.names(predictor)]
@@ -90,22 +93,22 @@ def make_plan(config: RankConfig, host: Host) -> Plan:
     return plan
 
 
-def _context(config: RankConfig, host: Host, space: SearchSpace) -> Context:
-    kept: dict[str, Any] = {}
-
-    def recorded(name: str, measure: Callable[[], Any]) -> Any:
-        if name not in kept:
-            kept[name] = measure()
-        return kept[name]
-
-    return Context(
+def _context(
+    config: RankConfig, host: Host, space: SearchSpace, estimators: Sequence[Estimator]
+) -> RunContext:
+    """What supernets are made from, and estimates with. The objective is the metric of the truth, the first one."""
+    metrics = {metric.name: metric for estimator in reversed(estimators) for metric in estimator.metrics}
+    return RunContext(
         space=space,
         task=make(host, "task", config.task),
         model=model_parts(host, config.model),
         seed=config.seed,
         device=device_of(config.device),
         precision=config.precision,
-        recorded=recorded,
+        recorded=remembered(),
+        ranks=Ranks(),
+        objectives=(Objective(config.metric, metrics[config.metric].direction),),
+        metrics=metrics,
     )
 
 

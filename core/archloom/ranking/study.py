@@ -28,7 +28,7 @@ from ..history import check_history
 from ..model import Model
 from ..observing import Observers, name_of
 from ..plugins import Host
-from ..randomness import derive_seed, python_rng
+from ..randomness import derive_seed
 from ..ranks import Ranks
 from ..report import write_ranking
 from ..run import Log, recorded, write_atomically, write_json
@@ -144,6 +144,8 @@ class _Study:
     def __init__(self, plan: Plan, folder: Folder, log: Log, notify: Notify) -> None:
         # what is measured once is kept: estimates from before an interruption rest on the same table
         context = replace(plan.context, recorded=partial(recorded, folder.path))
+        # a supernet's method is not told what it is compared with: its costs are what predictors count
+        context = context.counting([predictor.estimator for predictor in plan.predictors])
         self.plan, self.folder, self.log, self.notify = (
             replace(plan, context=context),
             folder.path,
@@ -157,7 +159,7 @@ class _Study:
 
     def run(self) -> Ranking:
         plan, metric = self.plan, self.plan.config.metric
-        told = self._measured(Predictor("truth: ", plan.truth), plan.context)
+        told = self._measured(Predictor("truth: ", plan.truth), plan.context.measuring())
         truth = [row[f"truth: {metric}"] for row in told]
         if odd := [a for a, value in zip(plan.networks, truth, strict=True) if not math.isfinite(value)]:
             raise ConfigError(
@@ -167,12 +169,12 @@ class _Study:
         columns: dict[str, list[float]] = _counted(plan)
         trained: tuple[str, Model] | None = None
         for predictor in plan.predictors:
-            context = plan.context
+            supernet = None
             if predictor.supernet is not None:
                 if trained is None or trained[0] != predictor.supernet:
                     trained = predictor.supernet, self._trained(predictor.supernet)
-                context = replace(context, supernet=trained[1])
-            rows = self._measured(predictor, context)
+                supernet = trained[1]
+            rows = self._measured(predictor, plan.context.measuring(supernet=supernet))
             columns |= {name: [row[name] for row in rows] for name in plan.names(predictor)}
         document = self._document(truth, columns)
         write_json(self.folder / "rank.json", document)
@@ -181,18 +183,7 @@ class _Study:
 
     def _trained(self, label: str) -> Model:
         """The supernet, trained to its end; a training that was begun in the folder is gone on with."""
-        context, config = self.plan.context, self.plan.config
-        method = self.plan.supernets[label](
-            space=context.space,
-            task=context.task,
-            seed=config.seed,
-            ranks=Ranks(),
-            rng=python_rng(config.seed, "method"),
-            model=context.model,
-            device=context.device,
-            precision=config.precision,
-            recorded=context.recorded,
-        )
+        method = self.plan.context.method(self.plan.supernets[label])
         home = self.folder / "supernets" / path_name(label.replace(" ", "-"))
         home.mkdir(parents=True, exist_ok=True)
         told = lambda event: self.notify(event | {"supernet": label})
@@ -202,8 +193,7 @@ class _Study:
             fit = Fit(method, home / "checkpoint.pt", log, None, None, Ranks(), notify=told, owner=owner)
             fit.run()
         self.seconds[f"{label}, training"] = fit.active
-        supernet: Model = method.supernet
-        return supernet
+        return method.supernet
 
     def _measured(self, predictor: Predictor, context: Context) -> list[dict[str, float]]:
         """For each network its metrics under their names; NaN where the estimator raised, or gave no number."""
@@ -260,7 +250,8 @@ class _Study:
 
 def _counted(plan: Plan) -> dict[str, list[float]]:
     """The baselines' columns."""
-    costs = [count(plan.context.outline(a), plan.context.shape(a)) for a in plan.networks]
+    context = plan.context.measuring()
+    costs = [count(context.outline(a), context.shape(a)) for a in plan.networks]
     return {"params": [float(cost.params) for cost in costs], "macs": [float(cost.macs) for cost in costs]}
 
 

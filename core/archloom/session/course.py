@@ -38,11 +38,8 @@ from .finishing import finish
 from .making import (
     Notify,
     executor_of,
-    make_context,
     make_loop,
-    make_method,
     make_observers,
-    make_strategy,
 )
 from .opening import as_config, fresh_path, identity_of, keep_tables, reopened, search_kind
 from .process import cpu_threads, log_file, note_environment, threads_then
@@ -197,7 +194,7 @@ class _Session:
         if self.run_folder is None and not search:
             return Result(self.folder, None, (), (), "this is not the first rank; the result is the first's")
         if self.run_folder is None:
-            self._fit(make_method(self.resolved, self.ranks, self.recorded))
+            self._fit(self._make_method())
             self.ranks = leave()
             return Result(self.folder, None, (), (), "this is not the first rank; the result is the first's")
         with log_file(self.folder / "log.txt"):
@@ -209,7 +206,7 @@ class _Session:
 
     def _run(self, run: Run) -> Result:
         self._start(run)
-        method = make_method(self.resolved, self.ranks, self.recorded)
+        method = self._make_method()
         strategy = self._make_strategy(method)  # before fit: what is wrong is said before days are spent
         if method is not None:
             self._check_constraints(run)
@@ -245,8 +242,9 @@ class _Session:
         """Before a supernet is trained: can the constraints be kept at all?"""
         if self.run_folder is None or any(e["event"] == "propose" for e in since_anew(run.log.events)):
             return
+        context = self.resolved.context(self.ranks, partial(recorded, self.folder))
         try:
-            check_constraints(self.resolved, make_context(self.resolved, partial(recorded, self.folder)))
+            check_constraints(self.resolved, context.measuring())
         except SearchError as error:
             raise SearchError(f"{error}{self._loosen()}") from None
 
@@ -298,10 +296,14 @@ class _Session:
         note_environment(self.folder / "environment.json", environment)
         return environment
 
+    def _make_method(self) -> WeightSharing | None:
+        maker = self.resolved.method
+        return None if maker is None else self.resolved.context(self.ranks, self.recorded).method(maker)
+
     def _make_strategy(self, method: WeightSharing | None) -> Strategy:
         # the first rank alone makes it, so nothing is broadcast
         keep = partial(recorded, self.folder)
-        return make_strategy(self.resolved, method, seed=self.config.seed, ranks=self.ranks, recorded=keep)
+        return self.resolved.context(self.ranks, keep).strategy(self.resolved.strategy, method)
 
     def _fit(self, method: WeightSharing | None) -> float | None:
         """Train the supernet, if there is one: the epochs that it took; None where the budget ended before."""
@@ -324,7 +326,8 @@ class _Session:
         self, run: Run, method: WeightSharing | None, strategy: Strategy, epochs: float
     ) -> tuple[list[Trial], str]:
         supernet = None if method is None else method.supernet
-        context = make_context(self.resolved, self.recorded, supernet=supernet, folder=self.folder)
+        run_context = self.resolved.context(self.ranks, self.recorded)
+        context = run_context.measuring(supernet=supernet, folder=self.folder)
         with executor_of(self.resolved, context, self.folder) as executor:
             loop = make_loop(self.resolved, strategy, executor, run, self.notify, epochs=epochs)
             try:

@@ -19,6 +19,7 @@ from ..architecture import Architecture
 from ..columns import ACCURACY, Judged
 from ..errors import RunError
 from ..randomness import derive_seed
+from ..ranks import Ranks
 from ..resolve import Resolved
 from ..run import Run, load_checkpoint, write_atomically
 from ..strategy import Recorded
@@ -34,7 +35,7 @@ from ..verdict import (
     train_and_test,
     train_from_scratch,
 )
-from .making import Notify, make_context
+from .making import Notify
 
 logger = logging.getLogger("archloom")
 
@@ -112,7 +113,7 @@ class Finals:
     def _draw(self, found: Architecture) -> list[Contestant]:
         r, verdict = self.resolved, self.resolved.config.verdict
         pricer = next(e for e in r.estimators if verdict.cost in [m.name for m in e.metrics])
-        context = make_context(r, self.recorded)
+        context = r.context(Ranks(), self.recorded).measuring()  # the first rank alone is here
         return draw_contestants(
             r.space,
             found,

@@ -23,7 +23,7 @@ from .checks import global_generators_untouched, same, snapshot
 from .estimators import EstimatorContract
 from .spaces import SharedSpaceContract, SpaceContract
 from .strategies import StrategyContract
-from .tiny import TinySpace, tiny_supernet, tiny_task
+from .tiny import TinySpace, run_context, tiny_supernet, tiny_task
 from .weight_sharing import WeightSharingContract
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "TinySpace",
     "WeightSharingContract",
     "global_generators_untouched",
+    "run_context",
     "same",
     "snapshot",
     "tiny_supernet",

@@ -19,6 +19,7 @@ from .. import hookimpl
 from ..errors import ArchloomError
 from ..factories import Entry, Kind
 from ..plugins import HOOKS, Host
+from ..resolve import Maker
 
 
 def require(condition: object, message: str) -> None:
@@ -88,9 +89,12 @@ class Contract:
         host.add(plugin, "tested", "the plugin under test", "-")
         return host.get(self.kind, "tested")
 
-    def _make(self, **available: Any) -> Any:
+    def _maker(self) -> Maker:
         entry = self._entry()
-        return entry.make(entry.validate(self.options), **available)
+        return Maker(entry, entry.validate(self.options))
+
+    def _make(self) -> Any:
+        return self._maker()()
 
     def test_the_host_accepts_the_factory_and_its_options(self) -> None:
         try:

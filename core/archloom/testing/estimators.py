@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
-from collections.abc import Callable
 from typing import Any, ClassVar
-
-import torch
 
 from ..architecture import Architecture
 from ..estimator import Context, Metric
-from ..model import ModelParts
 from ..space import sample
 from .checks import Contract, global_generators_untouched, require, same, snapshot
-from .tiny import TinySpace, tiny_supernet, tiny_task
+from .tiny import TinySpace, run_context, tiny_supernet, tiny_task
 
 
 class EstimatorContract(Contract):
@@ -35,15 +30,8 @@ class EstimatorContract(Contract):
 
     def _context(self) -> Context:
         space, task = self.space(), self.task()
-        kept: dict[str, str] = {}
-
-        def recorded(name: str, measure: Callable[[], Any]) -> Any:
-            if name not in kept:
-                kept[name] = json.dumps(measure())
-            return json.loads(kept[name])
-
         supernet = tiny_supernet(space, task) if "supernet" in self._make().needs else None
-        return Context(space, task, ModelParts(), 11, torch.device("cpu"), "float32", recorded, supernet)
+        return run_context(space, task, seed=11).measuring(supernet=supernet)
 
     def _architectures(self, context: Context, count: int = 2) -> list[Architecture]:
         rng = random.Random(0)

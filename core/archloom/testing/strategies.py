@@ -7,21 +7,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, ClassVar
 
-import torch
-
 from ..architecture import Architecture
 from ..engine import Limits, Search
-from ..errors import ArchloomError, RunError, SearchError
+from ..errors import ArchloomError, ConfigError, RunError, SearchError
 from ..estimator import FULL, Fidelity
 from ..measuring import Here, Outcome
 from ..objective import Objective
 from ..randomness import python_rng
 from ..run import Memory
 from ..space import check
-from ..strategy import Proposal, Strategy
+from ..strategy import Proposal
 from ..trial import Trial
 from .checks import Contract, global_generators_untouched, require
-from .tiny import TinySpace
+from .tiny import TinySpace, run_context, tiny_task
 
 
 class StrategyContract(Contract):
@@ -36,15 +34,13 @@ class StrategyContract(Contract):
         """The space that is searched."""
         return TinySpace()
 
+    def task(self) -> Any:
+        """The data."""
+        return tiny_task()
+
     def _strategy(self, seed: int = 0, space: Any = None) -> Any:
-        handed = {"seed": seed, "device": torch.device("cpu"), "precision": "float32"}
-        return self._make(
-            space=space or self.space(),
-            rng=python_rng(seed, "strategy"),
-            recorded=lambda name, measure: measure(),
-            objectives=self._objectives(),
-            **handed,
-        )
+        context = run_context(space or self.space(), self.task(), seed=seed, objectives=self._objectives())
+        return context.strategy(self._maker())
 
     def _objectives(self) -> tuple[Objective, ...]:
         return tuple(Objective(f"m{i}", "max") for i in range(self.objectives))
@@ -87,7 +83,10 @@ class StrategyContract(Contract):
             strategy.observe(Trial(number, architecture, status, scores=scores, fidelity=fidelity))
 
     def test_it_proposes_and_observes(self) -> None:
-        require(isinstance(self._strategy(), Strategy), "a strategy has `propose()` and `observe(trial)`")
+        try:
+            self._strategy()
+        except ConfigError as error:
+            raise AssertionError(f"{error}; a strategy has `propose()` and `observe(trial)`") from error
 
     def test_its_proposals_belong_to_the_space(self) -> None:
         space, proposals = self.space(), 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,8 +10,13 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from ..architecture import Architecture, Choice
+from ..context import RunContext, remembered
+from ..cost import count
+from ..estimator import STATIC, Context, Metric
 from ..model import Model, ModelParts, assemble_shared
+from ..objective import Objective
 from ..randomness import torch_rng
+from ..ranks import Ranks
 from ..space import Around, build_chain
 from ..task import ImageTask, Task
 
@@ -61,3 +67,43 @@ def tiny_task(shape: tuple[int, int, int] = (1, 8, 8), images: int = 64) -> Imag
 def tiny_supernet(space: Any, task: Task) -> Model:
     """The space's supernet as a model for the task, untrained."""
     return assemble_shared(space, task, ModelParts(), seed=0)
+
+
+class _Counts:
+    """params and macs, as the contracts' runs measure them."""
+
+    metrics: tuple[Metric, ...] = (Metric("params", "parameters", "min"), Metric("macs", "MACs", "min"))
+    expense: int = STATIC
+    needs: tuple[str, ...] = ()
+
+    def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
+        cost = count(context.outline(architecture), context.shape(architecture))
+        return {"params": float(cost.params), "macs": float(cost.macs)}
+
+
+def run_context(
+    space: Any,
+    task: Task,
+    *,
+    seed: int = 0,
+    objectives: Sequence[Objective] = (Objective("macs", "min"),),
+    ranks: Ranks | None = None,
+) -> RunContext:
+    """What a run on the CPU hands to the factories of strategies and methods; params and macs are its costs.
+
+    To make one by hand in a test: `Annealing(context.space, context.rng)`. The metrics are those and the objectives'.
+    """
+    measured = [*_Counts.metrics, *(Metric(one.metric, "1", one.direction) for one in objectives)]
+    context = RunContext(
+        space=space,
+        task=task,
+        model=ModelParts(),
+        seed=seed,
+        device=torch.device("cpu"),
+        precision="float32",
+        recorded=remembered(),
+        ranks=ranks or Ranks(),
+        objectives=tuple(objectives),
+        metrics={metric.name: metric for metric in reversed(measured)},
+    )
+    return context.counting([_Counts()])

@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 
-from ..model import Model, ModelParts
-from ..randomness import forked_rng, python_rng
-from ..ranks import Ranks
+from ..errors import ConfigError
+from ..model import Model
+from ..randomness import forked_rng
 from ..shared import SharedNetwork
 from ..space import check, sample
-from ..strategy import WeightSharing
 from ..trial import Trial
 from .checks import Contract, global_generators_untouched, require, same, through_a_file
-from .tiny import TinySpace, tiny_task
+from .tiny import TinySpace, run_context, tiny_task
 
 
 class WeightSharingContract(Contract):
@@ -35,24 +34,13 @@ class WeightSharingContract(Contract):
         return tiny_task()
 
     def _method(self, seed: int = 0) -> Any:
-        return self._make(
-            space=self.space(),
-            task=self.task(),
-            seed=seed,
-            ranks=Ranks(),
-            rng=python_rng(seed, "method"),
-            model=ModelParts(),
-            device=torch.device("cpu"),
-            precision="float32",
-            recorded=lambda name, measure: measure(),
-        )
+        return run_context(self.space(), self.task(), seed=seed).method(self._maker())
 
     def test_it_has_a_supernet_and_trains_it(self) -> None:
-        method = self._method()
-        require(
-            isinstance(method, WeightSharing),
-            "a weight-sharing method has `supernet`, `fit()`, `state_dict()` and `load_state_dict(state)`",
-        )
+        try:
+            method = self._method()
+        except ConfigError as error:
+            raise AssertionError(str(error)) from error
         require(
             isinstance(method.supernet, Model) and isinstance(method.supernet.backbone, SharedNetwork),
             "its `supernet` is a Model whose backbone is a SharedNetwork (archloom.model.assemble_shared makes one)",
