@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install kernels demo test cpp-tests lint bench chaos peers clean
+.PHONY: help install kernels demo test cpp-tests lint bench chaos behaviour peers clean
 
 help:
 	@echo "make demo     install, then run a complete FBNet search on real images (no download of data)"
 	@echo "make test     install, then run linters, type checks and all tests"
 	@echo "make bench    what takes longer: speed and memory, results in benchmarks/results/"
 	@echo "make chaos    what takes longer: searches killed and resumed, many times over"
+	@echo "make behaviour  what takes longer: do searches come out as at an earlier commit, to the bit? BASE=COMMIT"
 	@echo "make peers    what takes longer and needs the internet: timm's own tests over our networks"
 	@echo "make kernels  compile csrc again; make cpp-tests: its C++ tests under AddressSanitizer and UBSan"
 	@echo "make install  make $(VENV) with archloom and its development tools"
@@ -47,6 +48,9 @@ bench: $(STAMP)
 
 chaos: $(STAMP)
 	$(BIN)/python benchmarks/chaos.py
+
+behaviour: $(STAMP)
+	$(BIN)/python benchmarks/behaviour.py $(if $(BASE),--base $(BASE))
 
 peers: $(STAMP)
 	$(BIN)/python benchmarks/peers.py

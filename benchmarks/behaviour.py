@@ -1,0 +1,388 @@
+"""Do searches come out as they came out at an earlier commit, to the bit?
+
+    python benchmarks/behaviour.py                         against the commit of record, BASE below
+    python benchmarks/behaviour.py --base COMMIT --only fbnet "cream interrupted" --output outcome.json
+
+The cases of `behaviour_cases.py` run under two source trees, the base's and this one's, at the same time on two
+cores (in turn on one), with one thread each and the same interpreter and libraries. What they leave is compared by
+`run_records.py`: trials, architectures, metrics, seeds, every tensor of every file, the tables of compare and rank.
+Timings are left out. Interrupted cases are done a third time: begun by the base, gone on with by this tree.
+
+One line for each case: "equal", or the first differences. What this tree writes beside all that the base wrote is
+counted and is no difference. A case that was changed on purpose stands in CHANGED with its reason; it is an error where
+it comes out equal. Exit code 1 where anything differs that does not stand there.
+
+Nothing but the command line and the formats of files is used, so that any base that has these can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import io
+import json
+import os
+import platform
+import runpy
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from behaviour_cases import CASES, Case, Step
+from run_records import additions, differences, digest, read
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = "7f4858f1ede1234a46657b62a33ae67659cfff78"
+"""The last commit before configurations are resolved by one context, before networks are wired by their space and
+before tasks define their metrics: the behaviour that all of these must leave as it was."""
+
+CHANGED: dict[str, str] = {}
+"""Cases that differ from BASE on purpose -> the reason."""
+
+LIBRARIES = (
+    "torch._dynamo",
+    "torchvision",
+    "sklearn.datasets",
+    "scipy.stats",
+    "torchmetrics",
+    "plotly.io",
+    "optuna",
+)
+MODULES = ("cli", "session", "comparing", "ranking", "retraining", "exporting", "judging.evaluation")
+"""Loaded before the first step, which spares each of them some seconds; what a tree lacks it loads later, or never."""
+
+
+def files_of(commit: str) -> Path:
+    """The source tree of a commit, in build/behaviour; it is kept there."""
+    full = git("rev-parse", f"{commit}^{{commit}}").decode().strip()
+    folder = ROOT / "build" / "behaviour" / full[:12]
+    if not folder.exists():
+        fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
+        with tarfile.open(fileobj=io.BytesIO(git("archive", full))) as archive:
+            archive.extractall(fresh, filter="data")
+        fresh.rename(folder)
+    return folder
+
+
+def git(*words: str) -> bytes:
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"git {' '.join(words)}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
+
+
+def equip(tree: Path) -> str:
+    """Compiled kernels for the base's tree: this tree's where they are built from the same sources, else its own."""
+    here, there = ROOT / "core" / "archloom", tree / "core" / "archloom"
+    if not (here / "_C.so").exists():
+        return "neither tree has compiled kernels"
+    if (there / "_C.so").exists():
+        return "the base has its kernels from an earlier call"
+    same_flags = (ROOT / "setup.py").read_bytes() == (tree / "setup.py").read_bytes()
+    if same_flags and carried(here / "_C.so") == sources(tree):
+        for file in [*here.glob("*.so"), here / "_build_info.json"]:
+            shutil.copy2(file, there / file.name)
+        return "both trees have the same compiled kernels"
+    environment = os.environ | {"ARCHLOOM_BUILD_EXT": "require", "CUDA_HOME": "/without/CUDA"}
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    done = subprocess.run(
+        command, cwd=tree, env=environment, capture_output=True, encoding="utf-8", check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"the base's kernels do not compile:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return "the base's kernels were compiled from its own sources"
+
+
+def _fingerprint() -> Any:
+    path = ROOT / "core" / "archloom" / "kernels" / "fingerprint.py"  # imports the standard library alone
+    spec = importlib.util.spec_from_file_location("fingerprint", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def carried(library: Path) -> str | None:
+    mark = _fingerprint().carried(library)
+    return mark.csrc if mark else None
+
+
+def sources(tree: Path) -> str:
+    return _fingerprint().of_sources(tree / "csrc").csrc
+
+
+def announce(tree: Path, folder: Path) -> Path:
+    """What an installation of `tree` would say of itself: its entry points, in a folder for PYTHONPATH."""
+    project = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    place = folder / f"{project['name']}-{project['version']}.dist-info"
+    place.mkdir(parents=True)
+    (place / "METADATA").write_text(
+        f"Name: {project['name']}\nVersion: {project['version']}\n", encoding="utf-8"
+    )
+    lines = [
+        "[archloom]",
+        *(f"{key} = {value}" for key, value in project["entry-points"]["archloom"].items()),
+    ]
+    (place / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+class Side:
+    """One of the two trees: a process that does the cases, and the folder where they lie."""
+
+    def __init__(self, name: str, tree: Path, work: Path) -> None:
+        self.name, self.tree, self.folder = name, tree, work / name
+        (self.folder / "cases").mkdir(parents=True)
+        parts = [announce(tree, self.folder / "installed"), tree / "core", tree / "plugins"]
+        self.environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(map(str, parts)),
+            "XDG_DATA_HOME": str(self.folder / "data"),
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "passive",
+        }
+
+    def start(self, jobs: list[tuple[str, str, int]]) -> subprocess.Popen[bytes]:
+        """Begin with the jobs: a case, its folder, and its first step."""
+        command = [sys.executable, __file__, "--drive", json.dumps(jobs)]
+        return subprocess.Popen(command, cwd=self.folder / "cases", env=self.environment)
+
+    def place(self, folder: str) -> Path:
+        return self.folder / "cases" / folder
+
+
+def plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+def drive(jobs: list[tuple[str, str, int]]) -> None:
+    """In the process of a side: do the jobs, one folder of the current one each."""
+    import torch
+
+    torch.set_num_threads(1)
+    plugins = [point.module for point in importlib.metadata.entry_points(group="archloom")]
+    for module in [*LIBRARIES, *(f"archloom.{name}" for name in MODULES), *plugins]:
+        with suppress(ImportError):
+            importlib.import_module(module)
+    for name, folder, first in jobs:
+        started, case, place = time.perf_counter(), CASES[name], Path(folder)
+        if not first:
+            lay_out(case, place)
+        codes = {
+            f"step {number}": do(step, place) for number, step in enumerate(case.steps) if number >= first
+        }
+        seconds = {"seconds": time.perf_counter() - started}
+        (place / "exits.json").write_text(json.dumps(codes | seconds), encoding="utf-8")
+
+
+def lay_out(case: Case, place: Path) -> None:
+    place.mkdir(parents=True)
+    for name, content in case.files.items():
+        (place / name).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    if case.images:
+        draw_images(place / "images")
+
+
+def draw_images(folder: Path) -> None:
+    """train/CLASS/IMAGE and val/CLASS/IMAGE: stripes as wide as the class says, with noise, 20 x 24 pixels."""
+    import numpy
+    from PIL import Image
+
+    numbers = numpy.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4)):
+        for kind in range(3):
+            place = folder / split / f"class{kind}"
+            place.mkdir(parents=True)
+            for index in range(count):
+                stripes = (numpy.arange(20) // (kind + 1)) % 2 * 120.0
+                pixels = stripes[None, :, None] + numbers.uniform(0, 120, (24, 20, 3))
+                Image.fromarray(pixels.astype("uint8")).save(place / f"{index}.png")
+
+
+def do(step: Step, place: Path) -> int | str:
+    """Do one step; its exit code, or "killed"."""
+    log = place / "run" / "log.jsonl"
+    with (place / "output.log").open("ab") as output, (place / (step.save or "said.log")).open("ab") as said:
+        pid = begin(step, place, said.fileno(), output.fileno())
+        while True:
+            ended, status = os.waitpid(pid, os.WNOHANG if step.kill else 0)
+            if ended:
+                break
+            if log.exists() and log.read_bytes().count(b"\n") >= step.kill:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.002)
+    if step.keep:
+        shutil.copytree(place / "run", place / step.keep)
+    return "killed" if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
+
+
+def begin(step: Step, place: Path, said: int, output: int) -> int:
+    """The id of a process that does the step in `place`."""
+    words = shlex.split(step.arguments)
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.chdir(place)
+        os.dup2(said, 1)
+        os.dup2(output, 2)
+        if step.apart:
+            os.execv(sys.executable, [sys.executable, "-m", "archloom", *words])
+        sys.argv = ["archloom", *words]
+        runpy.run_module("archloom", run_name="__main__")
+        code = 0
+    except SystemExit as leaving:
+        code = int(leaving.code or 0)
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def run_both(base: Side, head: Side, names: list[str]) -> None:
+    jobs = [(name, plain(name), 0) for name in names]
+    both = [base.start(jobs)]
+    if processors() < 2:
+        both[0].wait()
+    both.append(head.start(jobs))
+    gone_on = [
+        (name, f"{plain(name)}__from_the_base", CASES[name].resumes) for name in names if CASES[name].resumes
+    ]
+    codes = [side.wait() for side in both]
+    if any(codes):
+        raise SystemExit("a side could not do its cases; what it said is above")
+    for name, folder, _ in gone_on:
+        lay_out(CASES[name], head.place(folder))
+        for copy in ("run", "interrupted"):
+            shutil.copytree(base.place(plain(name)) / "interrupted", head.place(folder) / copy)
+    if gone_on and head.start(gone_on).wait():
+        raise SystemExit("this tree could not go on with what the base began; what it said is above")
+
+
+def processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compare(base: Path, head: Path, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What differs between the folders of one case."""
+    before, after = (
+        {file: items for file, items in read(place).items() if not file.startswith(leave_out)}
+        for place in (base, head)
+    )
+    differing = differences(before, after)
+    return {
+        "equal": not differing,
+        "differences": differing,
+        "added": additions(before, after),
+        "values": sum(map(len, before.values())),
+        "hash": digest(before),
+        "seconds": [round(exits(place)["seconds"], 2) for place in (base, head)],
+    }
+
+
+def exits(place: Path) -> dict[str, Any]:
+    codes: dict[str, Any] = json.loads((place / "exits.json").read_text(encoding="utf-8"))
+    return codes
+
+
+def outcomes(base: Side, head: Side, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Of each case; what this tree did in folders of the base's stands beside what it did alone."""
+    results = {}
+    for name in names:
+        case, place = CASES[name], base.place(plain(name))
+        # how far a process came that was killed is the clock's; where it stands in the end is not
+        killed = any(step.kill for step in case.steps)
+        results[name] = compare(place, head.place(plain(name)), ("interrupted/",) if killed else ())
+        for number, step in enumerate(case.steps):
+            code = exits(place)[f"step {number}"]
+            if code != (step.code or ("killed" if step.kill else 0)):
+                results[name]["equal"] = False
+                results[name]["differences"].insert(0, f"the base's `{step.arguments}` ends with {code}")
+        if case.resumes:
+            gone_on = head.place(f"{plain(name)}__from_the_base")
+            results[f"{name}, begun by the base"] = compare(place, gone_on, ("interrupted/", "exits.json"))
+    return results
+
+
+def report(name: str, outcome: dict[str, Any]) -> tuple[str, bool]:
+    """The line of a case, and whether it is as it should be."""
+    seconds = f"{outcome['seconds'][0]:.1f} s and {outcome['seconds'][1]:.1f} s"
+    reason = CHANGED.get(name)
+    if outcome["equal"]:
+        added = f", {len(outcome['added'])} values more" if outcome["added"] else ""
+        line = f"{name}: equal ({outcome['values']} values{added}; {seconds})"
+        return (f"{line}, but CHANGED says otherwise: {reason}" if reason else line), reason is None
+    shown = [f"    {one}" for one in outcome["differences"][:3]]
+    if (more := len(outcome["differences"]) - 3) > 0:
+        shown.append(f"    and {more} more")
+    what = f"differs, on purpose: {reason}" if reason else "DIFFERS"
+    return "\n".join([f"{name}: {what} ({seconds})", *shown]), reason is not None
+
+
+def machine() -> dict[str, Any]:
+    names = ("torch", "numpy", "torchvision", "scikit-learn", "optuna", "onnx")
+    return {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "processors": processors(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in names},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compare what searches come out as with an earlier commit.")
+    parser.add_argument("--base", default=BASE, help="a commit; default: the one of record")
+    parser.add_argument("--only", nargs="*", choices=list(CASES), metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--output", type=Path, help="a JSON file for all outcomes")
+    parser.add_argument("--keep", type=Path, help="a new folder for what both trees leave; default: removed")
+    parser.add_argument("--drive", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.drive:
+        drive(json.loads(given.drive))
+        return 0
+    started = time.perf_counter()
+    tree = files_of(given.base)
+    print(f"base {tree.name}: {equip(tree)}", flush=True)
+    work = given.keep or Path(tempfile.mkdtemp(prefix="behaviour-"))
+    base, head = Side("base", tree, work), Side("head", ROOT, work)
+    try:
+        run_both(base, head, given.only or list(CASES))
+        results = outcomes(base, head, given.only or list(CASES))
+    finally:
+        if not given.keep:
+            shutil.rmtree(work)
+    lines = [report(name, outcome) for name, outcome in results.items()]
+    print("\n".join(line for line, _ in lines))
+    wrong = sum(not right for _, right in lines)
+    seconds = time.perf_counter() - started
+    print(f"{len(lines)} cases, {len(lines) - wrong} as they should be; {seconds:.0f} s")
+    if given.output:
+        head_commit = git("describe", "--always", "--dirty", "--abbrev=40").decode().strip()
+        document = {
+            "base": tree.name,
+            "head": head_commit,
+            "machine": machine(),
+            "seconds": seconds,
+            "cases": results,
+        }
+        given.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
