@@ -330,7 +330,7 @@ def test_killed_and_interrupted_from_outside_it_loses_nothing_and_leaves_nobody_
         return process.returncode, told
 
     code, told = until(5, signal.SIGINT)
-    assert (code, "interrupted; what was done is saved" in told) == (130, True)
+    assert (code, "interrupted; progress is saved" in told) == (130, True)
     done = len(runs(folder))
     assert 5 <= done < 120
     until(done + 5, signal.SIGKILL)

@@ -281,7 +281,7 @@ def test_retraining_comparing_and_ranking_end_with_their_results_whole_on_the_sc
     text, joined = terminal.typed(columns, "rank", "rank.yaml", "--out", f"rank-{columns}")
     assert "20 networks against sum" in joined
     assert "macs" in text
-    assert f"rank-{columns}: rank.html to look at, rank.json for programs" in joined
+    assert f"rank-{columns}: rank.html is the page, rank.json has all numbers" in joined
 
 
 # -- a console that goes away, is full or was never there ----------------------------------------------------
@@ -341,7 +341,7 @@ def test_a_search_that_is_asked_to_end_saves_says_how_to_resume_and_exits_with_t
     )  # fmt: skip
     assert code == 128 + number, text_of(screen)
     resume = f"archloom resume 'the [{name}]'"
-    assert f"interrupted; what was done is saved. Go on with: {resume}" in text_of(screen)
+    assert f"interrupted; progress is saved. Resume with: {resume}" in text_of(screen)
     assert f"interrupted; go on with: {resume}" in (run / "log.txt").read_text(encoding="utf-8")
     events = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     units = [event["unit"] for event in events if event["event"] == "fit"]
