@@ -21,7 +21,7 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "drawing surroundings loading",
     "trial documents processes architecture ops kernels ranks losses augmentation",
     "locking eventlog history",
-    "plugin_files splitting",
+    "plugin_files functions splitting",
     "latency latency_places mixing model shared space task wiring",
     "cost steps run kernels.workloads kernels.bench kernels.report products",
     "contents folder trust pictures",

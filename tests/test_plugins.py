@@ -316,9 +316,15 @@ def test_a_space_is_checked_when_it_is_made():
         entry.make(entry.validate({"kernel": 1}))
 
 
-def test_an_estimator_is_handed_nothing():
-    with pytest.raises(PluginError, match=r"'space' is neither .* handed in \(none\)"):
+def test_an_estimator_is_handed_the_host_alone_and_may_have_an_option_of_that_name():
+    with pytest.raises(PluginError, match=r"'space' is neither .* handed in \(host\)"):
         one(lambda space: None, "estimators")
+
+    def remote(*, host: str = "localhost") -> None:
+        """Measures on another machine."""
+
+    entry = one(remote, "estimators").get("estimator", "mine")
+    assert entry.validate({"host": "phone"}) == {"host": "phone"}
 
 
 # -- options ------------------------------------------------------------------------------------------

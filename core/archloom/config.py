@@ -23,6 +23,8 @@ from pydantic_core import PydanticCustomError
 from .documents import DEPTH, parse_yaml, plain
 from .documents import read_yaml as _read_yaml
 from .errors import ConfigError, nearest, shown
+from .functions import with_function_files
+from .plugin_files import from_folder
 
 
 def refuse_bool(value: Any) -> Any:
@@ -241,7 +243,7 @@ def parse(model: type[Kind], data: Any, where: str) -> Kind:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} must be a mapping of keys to values, not {type(data).__name__}")
     try:
-        return model.model_validate(plain(data, where))
+        return model.model_validate(with_function_files(plain(data, where)))
     except ValidationError as error:
         raise ConfigError(explain(error, where, model)) from None
 
@@ -305,15 +307,13 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> SearchConfig
 
 
 def located(data: Any, path: str | Path) -> Any:
-    """`data`, its plugin files as they lie beside the file `path`, where they lie there."""
+    """`data`, its plugin files and its functions as they lie beside the file `path`, where they lie there."""
+    data = with_function_files(data)
     files = data.get("plugins") if isinstance(data, Mapping) else None
     if not isinstance(files, list):
         return data
     home = Path(path).resolve().parent
-    there = [
-        str(home / file) if isinstance(file, str) and (home / file).is_file() else file for file in files
-    ]
-    return {**data, "plugins": there}
+    return {**data, "plugins": [from_folder(one, home) if isinstance(one, str) else one for one in files]}
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -21,7 +21,7 @@ Kind = Literal["space", "strategy", "estimator", "task", "component", "recipe", 
 INJECTED: Mapping[Kind, tuple[str, ...]] = {
     "space": ("host",),
     "strategy": tuple(HANDED),
-    "estimator": (),
+    "estimator": ("host",),
     "task": (),
     "component": ("in_channels", "num_classes"),
     "recipe": (),
@@ -209,7 +209,8 @@ def _is_handed(kind: Kind, parameter: inspect.Parameter) -> bool:
     behind_star = parameter.kind is inspect.Parameter.KEYWORD_ONLY
     if kind == "strategy" and behind_star and parameter.name in BEFORE_STAR:
         return False
-    return parameter.name in INJECTED[kind]
+    # an estimator's option may well be called host: behind the * it is one
+    return parameter.name in INJECTED[kind] and not (kind == "estimator" and behind_star)
 
 
 def _has_fit(factory: Any) -> bool | None:

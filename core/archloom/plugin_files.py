@@ -2,6 +2,7 @@
 
     read_plugin(path)     a file and its neighbours as they are now, with one hash over all of them
     load(plugin)          run it, as a module of its own
+    function_of(plugin)   the function that `train.py:evaluate` names; such a file registers nothing
 
 Two files may bear one name in two folders: each folder's files are modules of a package of their own, which is named
 after the folder. A plugin file imports its neighbours as a script does, `import helper`; what is installed, and what
@@ -16,28 +17,53 @@ import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import re
 import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from .errors import PluginError
+from .errors import PluginError, nearest
 
 LARGEST = 16 * 2**20
 """So many bytes may a plugin file and its neighbours have."""
 
 
+_FUNCTION = re.compile(r"(.+\.py):([^\W\d]\w*)")
+
+
+def parts_of(entry: str | Path) -> tuple[Path, str]:
+    """File and function of `train.py:evaluate`; of a file alone the function is empty."""
+    found = _FUNCTION.fullmatch(str(entry))
+    return (Path(found[1]), found[2]) if found else (Path(entry), "")
+
+
+def from_folder(entry: str, home: Path) -> str:
+    """A plugin file, or a function in one, as it lies beside others in the folder `home`, where it lies there."""
+    file, function = parts_of(entry)
+    # a function that lies nowhere is missed where its user looks for it
+    there = (home / file).is_file() or (function and not file.is_file())
+    return str(home / entry) if there else entry
+
+
 @dataclass(frozen=True)
 class PluginFile:
-    """A plugin file. files: path from its folder -> content, of itself first and then of its neighbours."""
+    """A plugin file. files: path from its folder -> content, of itself first and then of its neighbours. function: its
+    name, where the file is there for one function and registers nothing."""
 
     path: Path
     files: Mapping[str, bytes] = field(repr=False)
+    function: str = ""
+
+    @property
+    def entry(self) -> str:
+        """How a configuration names it."""
+        return f"{self.path}:{self.function}" if self.function else str(self.path)
 
     @property
     def digest(self) -> str:
@@ -49,8 +75,17 @@ class PluginFile:
 
 
 def read_plugin(path: str | Path) -> PluginFile:
-    """A plugin file and the neighbours that it imports, anywhere in it; a PluginError where it is no Python file."""
-    file = Path(path).resolve()
+    """A plugin file and the neighbours that it imports, anywhere in it; a PluginError where it is no Python file.
+
+    path: the file, or the file and one of its functions, as `train.py:evaluate`.
+    """
+    named, function = parts_of(path)
+    file = named.resolve()
+    if not file.is_file() and function:
+        raise PluginError(
+            f"there is no file {file}, whose function '{function}' is asked for; a path starts at the configuration's "
+            "folder, or at the one you work in"
+        )
     if not file.is_file():
         raise PluginError(f"there is no plugin file {file}")
     if file.suffix != ".py":
@@ -67,7 +102,7 @@ def read_plugin(path: str | Path) -> PluginFile:
                     f"plugin file {file}: it and what it imports have more than {LARGEST / 2**20:g} MiB"
                 )
             waiting += _neighbours(found[name], one, file.parent)
-    return PluginFile(file, found)
+    return PluginFile(file, found, function)
 
 
 def _content(path: Path) -> bytes:
@@ -151,6 +186,26 @@ def load(plugin: PluginFile) -> ModuleType:
             told = f"{type(error).__name__}: {error}{place_of(error, home)}"
             raise PluginError(f"plugin file {plugin.path} failed: {told}") from error
     return module
+
+
+def function_of(plugin: PluginFile) -> Callable[..., Any]:
+    """The function that an entry names, its file run; a PluginError where there is none of that name."""
+    module = load(plugin)
+    function = getattr(module, plugin.function, None)
+    if callable(function):
+        named: Callable[..., Any] = function
+        return named
+    if function is not None:
+        raise PluginError(f"'{plugin.function}' in {plugin.path} is a {type(function).__name__}, no function")
+    own = [
+        n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__
+    ]
+    near = nearest(plugin.function, own)
+    raise PluginError(
+        f"{plugin.path} has no function '{plugin.function}'; "
+        + (f"did you mean '{near}'? " if near else "")
+        + f"It has: {', '.join(own) or 'none'}"
+    )
 
 
 def place_of(error: BaseException, home: Path) -> str:

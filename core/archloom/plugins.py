@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,9 +13,9 @@ from typing import Any
 import pluggy
 
 from . import hookspecs
-from .errors import ArchloomError, PluginError, UnknownName, nearest, shown
+from .errors import ArchloomError, ConfigError, PluginError, UnknownName, nearest, shown
 from .factories import Entry, Kind, entry_of
-from .plugin_files import load, read_plugin
+from .plugin_files import function_of, load, parts_of, read_plugin
 from .trust import remember
 
 GROUP = "archloom"
@@ -56,12 +57,18 @@ class Host:
         self._entries: dict[tuple[Kind, str], Entry] = {}
         self.broken: list[Broken] = []
         read = [read_plugin(file) for file in files]
-        self.plugin_files = tuple({plugin.digest: plugin for plugin in reversed(read)}.values())[::-1]
-        self.files = tuple(str(plugin.path) for plugin in self.plugin_files)
+        once = {(plugin.digest, plugin.function): plugin for plugin in reversed(read)}
+        self.plugin_files = tuple(once.values())[::-1]
+        self.files = tuple(plugin.entry for plugin in self.plugin_files)
+        self._functions: dict[str, Callable[..., Any]] = {}
         if entry_points:
             self._load_entry_points()
-        names = [plugin.path.name for plugin in self.plugin_files]
+        names = [plugin.path.name for plugin in self.plugin_files if not plugin.function]
         for plugin in self.plugin_files:
+            if plugin.function:
+                self._functions[Path(plugin.entry).name] = function_of(plugin)
+                remember(plugin)
+                continue
             name = plugin.path.name if names.count(plugin.path.name) == 1 else str(plugin.path)
             self.add(load(plugin), name, f"file {name}", "-")
             remember(plugin)
@@ -145,6 +152,30 @@ class Host:
                         + f"The hooks are: {', '.join(known)}"
                     ) from error
             raise PluginError(f"plugin '{name}' of {distribution}: {error}") from error
+
+    def function(self, path: str) -> Callable[..., Any]:
+        """The function that an option of a configuration names: "train.py:evaluate", whose file is one of the plugin
+        files, or "package.module:evaluate", of what is installed. A ConfigError where there is none."""
+        if parts_of(path)[1]:
+            name = Path(path).name
+            if name not in self._functions:
+                raise ConfigError(
+                    f"'{path}' is not among this host's plugin files; make it with them: Host(config.plugins)"
+                )
+            return self._functions[name]
+        module, colon, function = path.rpartition(":")
+        if not colon or not module or not function.isidentifier():
+            raise ConfigError(
+                f"'{shown(path)}' names no function; write file.py:function or package.module:function"
+            )
+        try:
+            found = getattr(importlib.import_module(module), function)
+        except (Exception, SystemExit) as error:  # a stranger's import can raise anything
+            raise ConfigError(f"'{path}' cannot be had: {type(error).__name__}: {error}") from error
+        if not callable(found):
+            raise ConfigError(f"'{path}' is a {type(found).__name__}, no function")
+        called: Callable[..., Any] = found
+        return called
 
     def entries(self, kind: Kind | None = None) -> Iterator[Entry]:
         """Everything registered, or all of one kind, by kind and name."""

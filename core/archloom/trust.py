@@ -21,7 +21,7 @@ from typing import Any
 
 from .documents import reachable, read_json, read_yaml
 from .errors import ConfigError, PluginError, shown
-from .plugin_files import PluginFile, read_plugin
+from .plugin_files import PluginFile, from_folder, read_plugin
 
 logger = logging.getLogger("archloom")
 
@@ -40,7 +40,7 @@ def keep(folder: Path, plugins: Iterable[PluginFile]) -> list[str]:
             for name, content in plugin.files.items():
                 write_atomically(home / name, content)
             origins[home.name] = {"from": str(plugin.path), "sha256": plugin.digest}
-        kept.append((Path(FOLDER) / home.name / plugin.path.name).as_posix())
+        kept.append((Path(FOLDER) / home.name / Path(plugin.entry).name).as_posix())
     if origins:
         known = _origins(folder)
         write_json(folder / FOLDER / ORIGINS, {**known, **origins})
@@ -89,11 +89,11 @@ def named_files(named: Any, file: Path, *, trust: bool) -> list[str]:
     """The plugin files that a configuration's `plugins` names; see `beside`."""
     if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
         raise ConfigError(f"{file.parent}: 'plugins' is a list of files, not {shown(repr(named))}")
-    found = [(file.parent / one if (file.parent / one).exists() else Path(one)).resolve() for one in named]
+    found = [str(Path(from_folder(one, file.parent)).resolve()) for one in named]
     if not trust:
         for one in found:
             _check_known(read_plugin(one), file.parent)
-    return [str(one) for one in found]
+    return found
 
 
 def _check_known(plugin: PluginFile, folder: Path) -> None:

@@ -7,6 +7,7 @@ from archloom.hookspecs import Register
 
 from .accuracy import InheritedAccuracy, TrainedAccuracy
 from .cost import Macs, Params
+from .function import Function
 from .latency import MeasuredLatency, TableLatency
 from .proxies import PROXIES
 
@@ -19,5 +20,6 @@ def register_estimators(register: Register) -> None:
     register("latency_table", TableLatency)
     register("accuracy", TrainedAccuracy)
     register("inherited_accuracy", InheritedAccuracy)
+    register("function", Function)
     for name, proxy in PROXIES.items():
         register(name, proxy)

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ..architecture import Architecture
-from ..columns import ACCURACY, Judged
+from ..columns import Judged
 from ..errors import RunError
 from ..randomness import derive_seed
 from ..ranks import Ranks
@@ -107,8 +107,7 @@ class Finals:
         """Which trainings the verdict is made of; not said twice."""
         said: list[list[str]] = [event["names"] for event in self.run.log.of("verdict")]
         if names != (said[-1] if said else []):
-            by = {} if self.judged is ACCURACY else {"metric": self.judged.to_json()}
-            self.run.log.append({"event": "verdict", "names": names, **by})
+            self.run.log.append({"event": "verdict", "names": names, "metric": self.judged.to_json()})
 
     def _draw(self, found: Architecture) -> list[Contestant]:
         r, verdict = self.resolved, self.resolved.config.verdict

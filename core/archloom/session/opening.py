@@ -16,8 +16,10 @@ from ..contents import contents_of, leaves, plugin_contents, task_hash
 from ..documents import reachable, read_json, read_yaml
 from ..errors import ArchloomError, ConfigError, RunError
 from ..folder import Identity, Kind
+from ..functions import with_function_files
 from ..latency import FORMAT as TABLE
 from ..latency import table_name
+from ..plugin_files import parts_of
 from ..plugins import Host
 from ..resolve import Resolved, completed
 from ..run import recorded
@@ -48,10 +50,15 @@ def reopened(folder: str | Path, overrides: Iterable[str] = (), *, trust: bool =
 
     trust: as of `archloom.trust.beside`.
     """
-    stored, where = read_stored(folder), Path(folder) / "config.yaml"
+    stored, where = with_function_files(read_stored(folder)), Path(folder) / "config.yaml"
     data = override(stored, overrides)
     if data.get("plugins") and data["plugins"] == stored.get("plugins"):
         data["plugins"] = named_files(data["plugins"], where, trust=trust)
+    elif isinstance(data.get("plugins"), list) and isinstance(stored.get("plugins"), list):
+        # others are named: the functions that the run has are still its own, where they are not named anew
+        others = {Path(str(one)).name for one in data["plugins"]}
+        own = [one for one in stored["plugins"] if parts_of(one)[1] and Path(one).name not in others]
+        data["plugins"] = [*data["plugins"], *named_files(own, where, trust=trust)]
     return parse_config(data, str(where))
 
 
