@@ -25,6 +25,7 @@ from archloom.comparing import compare, parse_comparison, read_comparison
 from archloom.comparing.runs import incumbents
 from archloom.comparing.statistics import band, curve, holm, paired
 from archloom.errors import ConfigError, RunError
+from archloom.plugins import Host
 from archloom.trial import Trial
 
 
@@ -58,9 +59,9 @@ def runs(folder: Any) -> list[dict[str, Any]]:
 
 
 def test_random_search_is_added_when_it_is_left_out():
-    parsed = parse_comparison(comparison())
+    parsed = parse_comparison(comparison()).named(Host())
     assert list(parsed.protocol.strategies) == ["random", "evolved"]
-    named = parse_comparison(comparison(strategies=["evolution", "random"]))
+    named = parse_comparison(comparison(strategies=["evolution", "random"])).named(Host())
     assert list(named.protocol.strategies) == ["evolution", "random"]
 
 

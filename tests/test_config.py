@@ -8,7 +8,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from archloom.config import SearchConfig, override, parse_config, parse_part, read_config
+from archloom.config import DEFAULT, SearchConfig, override, parse_config, parse_part, read_config
 from archloom.errors import ConfigError
 
 MINIMAL = {"space": "fbnet", "strategy": "random", "objectives": ["macs"]}
@@ -182,9 +182,9 @@ def test_numbers_as_people_write_them_are_numbers(tmp_path, text):
         ("recipe.lr=1e-3", ("recipe", "lr"), "1e-3"),
         ("plugins=[a=b.py]", ("plugins", 0), "a=b.py"),
         ("pick.within.accuracy.trained=1", ("pick", "within", "accuracy.trained"), 1),
-        ("recipe.epochs=6", ("recipe",), {"type": "default", "epochs": 6}),
-        ("task.train_size=64", ("task",), {"type": "digits", "train_size": 64}),
-        ("model.head.dropout=0.1", ("model", "head"), {"type": "LinearHead", "dropout": 0.1}),
+        ("recipe.epochs=6", ("recipe",), {"type": DEFAULT, "epochs": 6}),
+        ("task.train_size=64", ("task",), {"type": DEFAULT, "train_size": 64}),
+        ("model.head.dropout=0.1", ("model", "head"), {"type": DEFAULT, "dropout": 0.1}),
         ("recipe.type=brisk", ("recipe",), {"type": "brisk"}),
         ("reference.accuracy.trained=50", ("reference", "accuracy.trained"), 50),
         ('strategy."a.b".c=1', ("strategy", "a.b", "c"), 1),

@@ -71,6 +71,7 @@ def test_a_strangers_distribution_is_found_with_its_name_version_and_options(ins
         "kind": "strategy",
         "distribution": "stranger-dist",
         "version": "2.5",
+        "default": False,
         "summary": "One step after another.",
         "options": [{"name": "steps", "type": "int", "required": False, "default": 3}],
     }

@@ -49,6 +49,11 @@ class _Strict(BaseModel):
     )
 
 
+DEFAULT = "(default)"
+"""The type of a part that a configuration leaves out: what a plugin registers as the default of its kind. In a list it
+is all that are registered so. `archloom.defaults` puts the names in its place as soon as the plugins are known."""
+
+
 class Part(_Strict):
     """Something by name, with options: `fbnet`, or `{type: fbnet, form: small}`."""
 
@@ -115,10 +120,6 @@ class Pick(_Strict):
     within: dict[str, Annotated[Float, Field(ge=0)]] = Field(default_factory=dict)
 
 
-NECK, HEAD = Part(type="GlobalAverage"), Part(type="LinearHead")
-"""What stands behind a network's features where nothing else is named."""
-
-
 class ModelConfig(_Strict):
     """Backbone, neck, head and loss, by name. The loss may stand inside the head: `head: {type: ..., loss: ...}`.
 
@@ -127,9 +128,9 @@ class ModelConfig(_Strict):
     """
 
     backbone: PartLike | None = None
-    neck: PartLike | None = NECK
-    head: PartLike | None = HEAD
-    loss: PartLike = Part(type="CrossEntropyLoss")
+    neck: PartLike | None = Part(type=DEFAULT)
+    head: PartLike | None = Part(type=DEFAULT)
+    loss: PartLike = Part(type=DEFAULT)
 
     @model_validator(mode="before")
     @classmethod
@@ -168,19 +169,19 @@ class SearchConfig(_Strict):
     """Everything a search is made of."""
 
     space: PartLike
-    task: PartLike = Part(type="digits")
+    task: PartLike = Part(type=DEFAULT)
     method: PartLike | None = None
     strategy: PartLike | None = None
-    estimators: list[EstimatorLike] = [EstimatorPart(type=name, timeout=None) for name in ("params", "macs")]
+    estimators: list[EstimatorLike] = [EstimatorPart(type=DEFAULT, timeout=None)]
     objectives: list[str] = Field(min_length=1)
     constraints: list[str] = []
     pick: Pick | None = None
     reference: dict[str, Float] = {}
     budget: Budget = Budget()  # type: ignore[call-arg]
     model: ModelConfig = ModelConfig()
-    recipe: PartLike = Part(type="default")
+    recipe: PartLike = Part(type=DEFAULT)
     verdict: Verdict = Verdict()  # type: ignore[call-arg]
-    observers: list[PartLike] = [Part(type="tensorboard")]
+    observers: list[PartLike] = [Part(type=DEFAULT)]
     seed: Int = Field(0, ge=0)
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -70,6 +70,16 @@ class Entry:
     options: tuple[Option, ...]
     injected: tuple[str, ...]
     schema: type[BaseModel]
+    default: bool = False
+
+    def is_a(self, sort: str) -> bool:
+        """Whether it may stand under the key `sort` of a configuration: of a component, its name says that."""
+        return self.kind != "component" or self.name.startswith(f"{sort}.")
+
+    @property
+    def sort(self) -> str:
+        """What there is one default of: its kind; of components "neck", "head" or "loss"."""
+        return self.name.partition(".")[0] if self.kind == "component" else self.kind
 
     @property
     def shares_weights(self) -> bool:
@@ -169,6 +179,7 @@ class Entry:
             "kind": self.kind,
             "distribution": self.distribution,
             "version": self.version,
+            "default": self.default,
             "summary": (inspect.getdoc(self.factory) or "").split("\n")[0],
             "options": [option.to_json() for option in self.options],
         }
@@ -178,7 +189,19 @@ _RESERVED: Mapping[Kind, tuple[str, ...]] = {"estimator": ("type", "timeout")}
 """Keys of a part of a configuration that are not its options. Of the kinds that are not here: type."""
 
 
-def entry_of(kind: Kind, name: str, factory: Callable[..., Any], distribution: str, version: str) -> Entry:
+NO_DEFAULT = ("space", "backbone")
+"""What is always named: no plugin can say which one a stranger's search is about."""
+
+
+def entry_of(
+    kind: Kind,
+    name: str,
+    factory: Callable[..., Any],
+    distribution: str,
+    version: str,
+    *,
+    default: bool = False,
+) -> Entry:
     """What a plugin registers under a name; a PluginError for a factory that does not keep the rules of options."""
     where = f"{kind} '{name}' of {distribution}"
     if not callable(factory):
@@ -202,7 +225,24 @@ def entry_of(kind: Kind, name: str, factory: Callable[..., Any], distribution: s
     _check_needs(where, kind, factory, _place(factory))
     schema = _schema(kind, name, options, where + _place(factory))
     _check_defaults(where, schema, factory)
-    return Entry(kind, name, factory, distribution, version, tuple(options), tuple(injected), schema)
+    entry = Entry(
+        kind, name, factory, distribution, version, tuple(options), tuple(injected), schema, default
+    )
+    _check_default(entry, where)
+    return entry
+
+
+def _check_default(entry: Entry, where: str) -> None:
+    if entry.default and entry.sort in NO_DEFAULT:
+        raise PluginError(
+            f"{where}: a {entry.sort} is always named, so none is the default; leave default out"
+        )
+    required = [option.name for option in entry.options if option.required]
+    if entry.default and required:
+        raise PluginError(
+            f"{where}: the default is made without options, and '{required[0]}' must be given; give it a default, or "
+            "register it without default=True"
+        )
 
 
 def _is_handed(kind: Kind, parameter: inspect.Parameter) -> bool:

@@ -8,13 +8,22 @@ host derives validation, help and defaults from them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import pluggy
 
 hookspec = pluggy.HookspecMarker("archloom")
 
-Register = Callable[[str, Callable[..., Any]], None]
+
+class Register(Protocol):
+    """What each hook is handed: `register("digits", Digits)`.
+
+    default: what stands where a configuration names none of the kind, so that it must need no option. One task, one
+    recipe, one strategy (what others are compared with), one neck, one head and one loss may be the default; of the
+    estimators and of the observers several. Spaces and backbones are always named.
+    """
+
+    def __call__(self, name: str, factory: Callable[..., Any], *, default: bool = False) -> None: ...
 
 
 @hookspec

@@ -32,6 +32,10 @@ HOOKS: Mapping[Kind, str] = {
 }
 
 
+SEVERAL = ("estimator", "observer")
+"""The kinds that may have more than one default."""
+
+
 @dataclass(frozen=True)
 class Broken:
     """A plugin that could not be loaded, and why."""
@@ -46,6 +50,24 @@ class Broken:
 
 class _Clash(PluginError):
     """Two plugins that register one name."""
+
+
+def _check_clashes(entry: Entry, known: Mapping[tuple[Kind, str], Entry]) -> None:
+    """A _Clash where the name is taken, or where there is a default already and can be one only."""
+    if same := known.get((entry.kind, entry.name)):
+        raise _Clash(
+            f"{entry.kind} '{entry.name}' is registered twice: by {same.distribution} and by {entry.distribution}. "
+            "Uninstall one of them, or rename the one that is yours"
+        )
+    if not entry.default or entry.kind in SEVERAL:
+        return
+    for other in known.values():
+        if other.default and other.sort == entry.sort:
+            raise _Clash(
+                f"two {entry.kind}s are the default {entry.sort}: '{other.name}' of {other.distribution} and "
+                f"'{entry.name}' of {entry.distribution}. Uninstall one of them, or register the one that is yours "
+                "without default=True"
+            )
 
 
 class Host:
@@ -115,14 +137,11 @@ class Host:
                 others = [p for p in self._manager.get_plugins() if p is not plugin]
                 caller = self._manager.subset_hook_caller(hook, others)
 
-                def register(key: str, factory: Callable[..., Any], kind: Kind = kind) -> None:
-                    entry = entry_of(kind, key, factory, distribution, version)
-                    known = fresh.get((kind, key)) or self._entries.get((kind, key))
-                    if known:
-                        raise _Clash(
-                            f"{kind} '{key}' is registered twice: by {known.distribution} and by {distribution}. "
-                            "Uninstall one of them, or rename the one that is yours"
-                        )
+                def register(
+                    key: str, factory: Callable[..., Any], *, default: bool = False, kind: Kind = kind
+                ) -> None:
+                    entry = entry_of(kind, key, factory, distribution, version, default=default)
+                    _check_clashes(entry, {**self._entries, **fresh})
                     fresh[kind, key] = entry
 
                 caller(register=register)
@@ -184,6 +203,12 @@ class Host:
     def names(self, kind: Kind) -> list[str]:
         """The registered names of one kind."""
         return [entry.name for entry in self.entries(kind)]
+
+    def defaults(self, kind: Kind, sort: str | None = None) -> list[Entry]:
+        """What stands where a configuration names none of a kind (of components, of a sort), in the order of
+        registration: several estimators and observers, one of everything else, or none."""
+        entries = (entry for (of, _), entry in self._entries.items() if of == kind and entry.default)
+        return [entry for entry in entries if sort is None or entry.is_a(sort)]
 
     def get(self, kind: Kind, name: str) -> Entry:
         """What is registered under a name; an `UnknownName` that lists the known ones."""

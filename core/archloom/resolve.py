@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from .config import HEAD, NECK, ModelConfig, Part, SearchConfig
+from .config import DEFAULT, ModelConfig, Part, SearchConfig
 from .context import RunContext
 from .contradictions import check_together
+from .defaults import named
 from .engine import Limits
 from .errors import ArchloomError, ConfigError, UnknownName
 from .estimator import Context, Estimator, Metric
 from .factories import Entry, Kind
 from .hypervolume import check_reference
 from .measuring import Measurer, Watch, unwatched
-from .model import ModelParts, assemble, assemble_shared
+from .model import GlobalAverage, LinearHead, ModelParts, assemble, assemble_shared
 from .objective import Constraint, Objective, Picking
 from .plugins import Host
 from .ranks import Ranks
@@ -104,6 +105,7 @@ class Resolved:
 
 def resolve(config: SearchConfig, host: Host) -> Resolved:
     """Look everything up, check every option, and check that the parts fit one another."""
+    given, config = config, named(config, host)
     method, strategy = _who(config, host)
     _check_options(config, host)  # all of them before anything is made, which takes time and libraries
     space = make(host, "space", config.space)
@@ -135,6 +137,7 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
         strategy=strategy,
         device=device_of(config.device),
     )
+    _check_owned_head(given, space)
     _check_fit(config, space, resolved.task, resolved.parts, supernet=method is not None)
     for estimator in estimators:
         if hasattr(estimator, "check"):
@@ -160,6 +163,8 @@ def _check_options(config: SearchConfig, host: Host) -> None:
 
 def completed(config: SearchConfig, host: Host) -> SearchConfig:
     """The configuration with every option of every part written out: what it means, whatever later defaults are."""
+
+    config = named(config, host)
 
     def whole(kind: Kind, part: Part, prefix: str = "") -> Part:
         own = {"in_channels", "num_classes"} if prefix == "head." else set()
@@ -212,8 +217,9 @@ def model_parts(host: Host, config: ModelConfig) -> ModelParts:
             f"model.backbone is '{config.backbone.type}', but here the search space supplies the backbone; leave it "
             "out, or build a network without a space (archloom.assembly.build_model)"
         )
-    neck = checked_component(host, "neck", config.neck or NECK)
-    head = _head(host, config.head or HEAD)
+    config = named(config, host)
+    neck = checked_component(host, "neck", config.neck) if config.neck else GlobalAverage
+    head = _head(host, config.head) if config.head else LinearHead
     return ModelParts(neck=neck, head=head, loss=checked_component(host, "loss", config.loss))
 
 
@@ -372,16 +378,20 @@ def _picking(config: SearchConfig, metrics: Mapping[str, Metric]) -> Picking | N
     return Picking(_objective(config.pick.best, metrics, "pick"), within)
 
 
+def _check_owned_head(given: SearchConfig, space: SearchSpace) -> None:
+    """A ConfigError where a configuration names a neck or a head for networks that own their head."""
+    parts = {"head": given.model.head, "neck": given.model.neck}
+    own = [key for key, part in parts.items() if part is not None and part.type != DEFAULT]
+    if own and getattr(space, "owns_head", False):
+        raise ConfigError(
+            f"the networks of space '{given.space.type}' own their head; leave {' and '.join(own)} out of model"
+        )
+
+
 def _check_fit(
     config: SearchConfig, space: SearchSpace, task: Task, parts: ModelParts, *, supernet: bool
 ) -> None:
     """Assemble one architecture, and the supernet where there is one, without computing anything."""
-    if getattr(space, "owns_head", False):
-        named = sorted({"neck", "head"} & config.model.model_fields_set)
-        if named:
-            raise ConfigError(
-                f"the networks of space '{config.space.type}' own their head; leave {' and '.join(named)} out of model"
-            )
     try:
         assemble(space, an_architecture(space), task, parts, seed=0)
         if supernet:

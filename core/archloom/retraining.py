@@ -53,7 +53,7 @@ def retrain(
     precision: str = "float32",
     host: Host | None = None,
     notify: Callable[[dict[str, Any]], None] = lambda event: None,
-    observers: Iterable[str] = ("tensorboard",),
+    observers: Iterable[str] | None = None,
     trust: bool = False,
 ) -> Trained:
     """Train from scratch on the training splits, select the epoch by validation, read the test split once.
@@ -61,7 +61,8 @@ def retrain(
     source: a run folder, an architecture file, a YAML file with a `model:` section, or a name. Task and recipe
     are those beside it unless given; `overrides` set their options ("recipe.epochs=90"). `folder` gets the
     network's document, so that it is a source itself; an interrupted training in it goes on. recipe: a name, or
-    a YAML file of its fields (and `base`, a name). observers: by name, are told of each epoch, as `notify` is.
+    a YAML file of its fields (and `base`, a name). observers: by name, or those that are
+    the plugins' default; they are told of each epoch, as `notify` is.
     What cannot be trained is refused before anything is written. Plugin files are copied into `folder`; trust: run
     those that a source folder names also where they never ran on this machine.
     """
@@ -154,9 +155,15 @@ class _Tell:
     """Tells observers of a training; they are checked at once, and made when there is something to tell."""
 
     def __init__(
-        self, host: Host, observers: Iterable[str], folder: Path, notify: Callable[[dict[str, Any]], None]
+        self,
+        host: Host,
+        observers: Iterable[str] | None,
+        folder: Path,
+        notify: Callable[[dict[str, Any]], None],
     ) -> None:
-        entries = [host.get("observer", name) for name in observers]
+        entries = host.defaults("observer")
+        if observers is not None:
+            entries = [host.get("observer", name) for name in observers]
         self._makers = [(entry, entry.validate({})) for entry in entries]
         self._folder, self._notify = folder, notify
         self._made: Observers | None = None

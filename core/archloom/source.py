@@ -12,6 +12,7 @@ import yaml
 from .assembly import ARCHITECTURE as BACKBONE
 from .assembly import build_model
 from .config import ModelConfig, Part, override, parse_model, parse_part
+from .defaults import default, named
 from .documents import reachable, read_json, read_mapping
 from .errors import ConfigError, shown
 from .model import Model
@@ -143,7 +144,7 @@ def _model_source(
     task: Task | None,
     base: Path,
 ) -> Source:
-    section = _self_contained(parse_model(document["model"], name), base, name)
+    section = named(_self_contained(parse_model(document["model"], name), base, name), host)
     if task is not None:
         shape, classes = task.shape, tuple(task.classes)
     elif "shape" in document and "classes" in document:
@@ -266,10 +267,11 @@ def choose(
     if task is not None:
         parts["task"] = {"type": task}
     if recipe is not None:
-        parts["recipe"] = _recipe_part(recipe)
+        parts["recipe"] = _recipe_part(recipe, host)
     if "task" not in parts:
         raise ConfigError(f"which task? '{source}' names none beside it, so name one: --task digits")
-    parts.setdefault("recipe", {"type": "default"})
+    if "recipe" not in parts:
+        parts["recipe"] = {"type": default(host, "recipe").name}
     parts = override(parts, overrides)
     if extra := set(parts) - {"task", "recipe"}:
         raise ConfigError(f"--set takes task.* and recipe.* here, not {', '.join(sorted(extra))}")
@@ -278,7 +280,7 @@ def choose(
     return Chosen(made_task, made_recipe, parts)
 
 
-def _recipe_part(recipe: str) -> dict[str, Any]:
+def _recipe_part(recipe: str, host: Host) -> dict[str, Any]:
     """A recipe by name, or a file's fields over those of its base."""
     if Path(recipe).suffix not in (".yaml", ".yml"):
         return {"type": recipe}
@@ -287,4 +289,5 @@ def _recipe_part(recipe: str) -> dict[str, Any]:
         raise ConfigError(
             f"{recipe}: a recipe file names the recipe that it starts from under 'base', not 'type'"
         )
-    return {"type": given.pop("base", "default"), **given}
+    base = given.pop("base") if "base" in given else default(host, "recipe").name
+    return {"type": base, **given}

@@ -9,6 +9,7 @@ from typing import Any
 
 from .architecture import Architecture
 from .config import ModelConfig, parse_model, parse_part
+from .defaults import named
 from .documents import plain, reachable, read_json
 from .errors import ArchloomError, ConfigError, SpaceError, UnknownName, shown
 from .factories import Entry
@@ -108,7 +109,7 @@ def _from_document(document: Any, host: Host, options: dict[str, Any], where: st
     entry = host.get("space", part.type)
     given = {**part.options, **options}
     space = _space(entry, given, host, where)
-    model = parse_model(document["model"], f"{damaged}: model")
+    model = named(parse_model(document["model"], f"{damaged}: model"), host)
     try:
         architecture = check(space, Architecture.from_json(document["architecture"]))
     except SpaceError as error:
@@ -175,7 +176,7 @@ def _from_name(name: str, host: Host, options: dict[str, Any]) -> Found:
         named: Mapping[str, NamedArchitecture] = getattr(space, "named", {})
         known += named
         if name in named:
-            return _named(entry, named[name], options, host)
+            return _of_name(entry, named[name], options, host)
     raise UnknownName("architecture", name, known, "An architecture.json file or a run folder is taken too.")
 
 
@@ -183,9 +184,9 @@ def _names(space: Any) -> list[str]:
     return list(getattr(space, "named", {}))
 
 
-def _named(entry: Any, found: NamedArchitecture, options: dict[str, Any], host: Host) -> Found:
+def _of_name(entry: Any, found: NamedArchitecture, options: dict[str, Any], host: Host) -> Found:
     space = _space(entry, {**found.options, **options}, host, f"space '{entry.name}'")
-    model = ModelConfig.model_validate(getattr(space, "recommended_model", {}))
+    model = named(ModelConfig.model_validate(getattr(space, "recommended_model", {})), host)
     side = found.resolution
     return Found(
         space=space,

@@ -16,7 +16,7 @@ from .surrogate import Surrogate
 
 @archloom.hookimpl
 def register_strategies(register: Register) -> None:
-    register("random", RandomSearch)
+    register("random", RandomSearch, default=True)
     register("grid", GridSearch)
     register("evolution", RegularizedEvolution)
     register("local_search", LocalSearch)

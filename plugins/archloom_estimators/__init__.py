@@ -14,8 +14,8 @@ from .proxies import PROXIES
 
 @archloom.hookimpl
 def register_estimators(register: Register) -> None:
-    register("params", Params)
-    register("macs", Macs)
+    register("params", Params, default=True)
+    register("macs", Macs, default=True)
     register("latency", MeasuredLatency)
     register("latency_table", TableLatency)
     register("accuracy", TrainedAccuracy)

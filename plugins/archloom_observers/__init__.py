@@ -10,4 +10,4 @@ from .tensorboard import TensorBoard
 
 @archloom.hookimpl
 def register_observers(register: Register) -> None:
-    register("tensorboard", TensorBoard)
+    register("tensorboard", TensorBoard, default=True)

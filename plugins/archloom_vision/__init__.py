@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import archloom
+from archloom.hookspecs import Register
 
 from . import cifar, digits, fake, folder
 
 
 @archloom.hookimpl
-def register_tasks(register: Callable[[str, Callable[..., Any]], None]) -> None:
-    register("digits", digits.digits)
+def register_tasks(register: Register) -> None:
+    register("digits", digits.digits, default=True)
     register("cifar10", cifar.cifar10)
     register("cifar100", cifar.cifar100)
     register("imagefolder", folder.imagefolder)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import archloom
+from archloom.hookspecs import Register
 from archloom.model import GlobalAverage
 
 from . import focal, losses
@@ -16,19 +14,19 @@ from .resnet import ResNet, ResNetCIFAR
 
 
 @archloom.hookimpl
-def register_components(register: Callable[[str, Callable[..., Any]], None]) -> None:
+def register_components(register: Register) -> None:
     register("backbone.ResNet", ResNet)
     register("backbone.ResNet_CIFAR", ResNetCIFAR)
     register("backbone.torchvision", TorchvisionBackbone)
     register("backbone.timm", TimmBackbone)
     register("neck.Identity", Identity)
-    register("neck.GlobalAverage", GlobalAverage)
+    register("neck.GlobalAverage", GlobalAverage, default=True)
     register("neck.GlobalAveragePooling", GlobalAverage)
     register("neck.GeneralizedMean", GeneralizedMean)
-    register("head.LinearHead", linear_head)
+    register("head.LinearHead", linear_head, default=True)
     register("head.LinearClsHead", LinearClsHead)
     register("head.HiddenClsHead", HiddenClsHead)
-    register("loss.CrossEntropyLoss", losses.CrossEntropyLoss)
+    register("loss.CrossEntropyLoss", losses.CrossEntropyLoss, default=True)
     register("loss.BCEWithLogitsLoss", losses.BCEWithLogitsLoss)
     register("loss.FocalLoss", focal.FocalLoss)
     register("loss.SoftmaxFocalLoss", focal.SoftmaxFocalLoss)

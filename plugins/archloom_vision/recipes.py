@@ -63,7 +63,7 @@ class CifarSGD(Recipe):
 
 @archloom.hookimpl
 def register_recipes(register: Register) -> None:
-    register("default", Recipe)
+    register("default", Recipe, default=True)
     register("imagenet_sgd", ImagenetSGD)
     register("imagenet_strong", ImagenetStrong)
     register("cifar_sgd", CifarSGD)

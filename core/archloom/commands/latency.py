@@ -11,6 +11,10 @@ import typer
 
 from ..console import AsJson, Debug, PluginFiles, Sets, make_host, make_table, out, print_json
 
+TaskName = Annotated[
+    str | None, typer.Option(help="The task, for its input shape and classes; else the plugins' default.")
+]
+
 app = typer.Typer(help="Latency tables of a space on this device.", no_args_is_help=True)
 
 
@@ -18,7 +22,7 @@ app = typer.Typer(help="Latency tables of a space on this device.", no_args_is_h
 def build(
     space: Annotated[str, typer.Argument(help="A space by name.")],
     target: Annotated[Path, typer.Option("--out", help="The JSON file to write.")] = Path("latency.json"),
-    task: Annotated[str, typer.Option(help="The task, for its input shape and classes.")] = "digits",
+    task: TaskName = None,
     sets: Sets = None,
     device: str = "cpu",
     batch: int = 1,
@@ -28,13 +32,16 @@ def build(
 ) -> None:
     """Measure every candidate of a space on this device (--set space.form=small, --set task.resolution=16)."""
     from ..config import override, parse_part
+    from ..defaults import default
     from ..folder import spare
     from ..latency import build_table
     from ..resolve import device_of, make
     from ..run import write_json
 
     host = make_host(plugin)
-    parts = override({"space": {"type": space}, "task": {"type": task}}, sets or [])
+    parts = override(
+        {"space": {"type": space}, "task": {"type": task or default(host, "task").name}}, sets or []
+    )
     made_task = make(host, "task", parse_part(parts["task"], "task"))
     made = make(host, "space", parse_part(parts["space"], "space"))
     spare(
@@ -73,7 +80,7 @@ def check(
     target: Annotated[
         Path, typer.Option("--out", help="The page to write; the numbers come beside it as JSON.")
     ] = Path("latency-check.html"),
-    task: Annotated[str, typer.Option(help="The task, for its input shape and classes.")] = "digits",
+    task: TaskName = None,
     sets: Sets = None,
     device: str = "cpu",
     batch: Annotated[int | None, typer.Option(help="Images at once; default: the table's, or 1.")] = None,
@@ -88,6 +95,7 @@ def check(
     import torch
 
     from ..config import override, parse_part
+    from ..defaults import default
     from ..errors import ConfigError
     from ..folder import spare
     from ..latency_check import check_file, page, read_measured
@@ -95,7 +103,9 @@ def check(
     from ..run import write_atomically, write_json
 
     host = make_host(plugin)
-    parts = override({"space": {"type": space}, "task": {"type": task}}, sets or [])
+    parts = override(
+        {"space": {"type": space}, "task": {"type": task or default(host, "task").name}}, sets or []
+    )
     made = make(host, "space", parse_part(parts["space"], "space"))
     numbers = target.with_suffix(".json")
     spare(numbers, _is_check, "result of a latency check")

@@ -105,5 +105,6 @@ def list_plugins(plugin: PluginFiles = None, as_json: AsJson = False, debug: Deb
         options = ", ".join(
             option.name + ("" if option.required else f"={option.default!r}") for option in entry.options
         )
-        table.add_row(entry.kind, entry.name, entry.distribution, entry.version, options)
+        name = f"{entry.name} (default)" if entry.default else entry.name
+        table.add_row(entry.kind, name, entry.distribution, entry.version, options)
     out.print(table)

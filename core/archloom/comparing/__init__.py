@@ -28,12 +28,12 @@ from ..ranks import Ranks
 from ..resolve import Resolved, resolve
 from ..run import Log, write_atomically, write_json
 from ..surroundings import undisturbed
-from .config import BASELINE, Comparison, parse_comparison, read_comparison
+from .config import Comparison, parse_comparison, read_comparison
 from .page import page
 from .results import FORMAT, Direction, results, seconds
 from .runs import Searches, run_all
 
-__all__ = ["BASELINE", "FORMAT", "Compared", "compare", "parse_comparison", "read_comparison"]
+__all__ = ["FORMAT", "Compared", "compare", "parse_comparison", "read_comparison"]
 
 Notify = Callable[[dict[str, Any]], None]
 
@@ -64,15 +64,18 @@ def compare(
     check_main_guard()
     comparison = _as_comparison(config)
     host = host or Host(comparison.shared.plugins)
+    comparison = comparison.named(host)
     folder = Path(folder)
     resolved = {
         label: resolve(comparison.of(label, 0), host) for label in comparison.protocol.strategies
     }  # whatever is wrong is said before anything runs
-    directions = _directions(comparison, resolved[BASELINE])
+    directions = _directions(comparison, resolved[comparison.baseline])
     for one in resolved.values():
         if one.method is None:  # options that a strategy refuses are refused before the first search of any
             one.context(Ranks(), remembered(), seed=0).strategy(one.strategy)
-    with Folder.begin_or_go_on(folder, COMPARISON, _identity(comparison, resolved[BASELINE])) as claimed:
+    with Folder.begin_or_go_on(
+        folder, COMPARISON, _identity(comparison, resolved[comparison.baseline])
+    ) as claimed:
         tell = Observers([(name_of(notify), notify)])
         tell({"event": "start", "folder": str(folder)})
         with closing(_log(claimed, comparison)) as log:
@@ -80,7 +83,9 @@ def compare(
             records = run_all(comparison, folder, host, log, tell)
         document = results(comparison, records, directions, optima)
         write_json(folder / "comparison.json", document)
-        environment = describe(host, comparison.of(BASELINE, 0)) | {"seconds": seconds(comparison, records)}
+        environment = describe(host, comparison.of(comparison.baseline, 0)) | {
+            "seconds": seconds(comparison, records)
+        }
         write_json(folder / "environment.json", environment)
         write_atomically(folder / "comparison.html", page(document, environment).encode())
     return Compared(folder, document, environment)

@@ -10,12 +10,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from ..config import MOST, Float, Int, Part, PartLike, SearchConfig, explain, located, override, parse_config
+from ..defaults import default, named
 from ..documents import plain, read_yaml
 from ..errors import ConfigError, nearest, shown
 from ..objective import exact
-
-BASELINE = "random"
-"""The strategy that all others are tested against; it is always there."""
+from ..plugins import Host
 
 _ELSEWHERE = {
     "strategy": "name each of them under 'strategies'",
@@ -94,7 +93,8 @@ Scores = Annotated[
 class Protocol(BaseModel):
     """The comparison's own keys.
 
-    strategies: label -> strategy; "random" is added where it is missing. select: the metric that a strategy
+    strategies: label -> strategy; the default one, under its name, is added where it is missing, since all others are
+    tested against it. select: the metric that a strategy
     optimizes, and by which the incumbent is chosen. score: what the incumbent is judged by, one metric or the mean
     of several, or several scores by label. optimum: the best score there is, for the regret: "exhaustive" measures
     the whole space; a number, for a single score; without one the best that any of the searches found. seeds:
@@ -122,12 +122,25 @@ class Protocol(BaseModel):
 
 
 class Comparison(BaseModel):
-    """A checked comparison: its own keys, and the configuration that all its searches share."""
+    """A checked comparison: its own keys, and the configuration that all its searches share.
+
+    baseline: the label of the strategy that all others are tested against; see `named`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     protocol: Protocol
     shared: SearchConfig
+    baseline: str = ""
+
+    def named(self, host: Host) -> Comparison:
+        """The same with the plugins' defaults in the place of what it leaves out: with the default strategy among
+        the strategies, as the baseline. A ConfigError where nothing is the default."""
+        baseline, protocol = default(host, "strategy").name, self.protocol
+        if baseline not in protocol.strategies:
+            added = {baseline: Contender(strategy=Part(type=baseline)), **protocol.strategies}
+            protocol = protocol.model_copy(update={"strategies": added})
+        return Comparison(protocol=protocol, shared=named(self.shared, host), baseline=baseline)
 
     @property
     def axis(self) -> Axis:
@@ -177,9 +190,6 @@ def parse_comparison(data: Any, where: str = "the comparison") -> Comparison:
         protocol = Protocol.model_validate({key: value for key, value in data.items() if key in own})
     except ValidationError as error:
         raise ConfigError(explain(error, where, Protocol)) from None
-    if BASELINE not in protocol.strategies:
-        added = {BASELINE: Contender(strategy=Part(type=BASELINE)), **protocol.strategies}
-        protocol = protocol.model_copy(update={"strategies": added})
     rest = {key: value for key, value in data.items() if key in others}
     fixed = {"objectives": [protocol.select], "verdict": {"seeds": 0}, "observers": rest.get("observers", [])}
     shared = parse_config({**rest, **fixed}, where)

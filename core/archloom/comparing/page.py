@@ -9,7 +9,6 @@ from typing import Any
 from ..objective import exact
 from ..report import headed
 from ..report.markup import BLUE, GREEN, GREY, INK, ORANGE, RED, amount, axis, escaped, plot, section, table
-from .config import BASELINE
 
 _COLOURS = (BLUE, RED, GREEN, "#CC79A7", ORANGE, "#56B4E9", INK)
 _DASHES = ("solid", "dash", "dot", "dashdot")
@@ -41,11 +40,11 @@ def probability(p: float) -> str:
     return "&lt; 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _colour(label: str, labels: Sequence[str]) -> tuple[str, str]:
+def _colour(label: str, labels: Sequence[str], baseline: str) -> tuple[str, str]:
     """A colour and a dash; the baseline is always grey."""
-    if label == BASELINE:
+    if label == baseline:
         return GREY, "solid"
-    others = [one for one in labels if one != BASELINE]
+    others = [one for one in labels if one != baseline]
     place = others.index(label)
     return _COLOURS[place % len(_COLOURS)], _DASHES[place // len(_COLOURS) % len(_DASHES)]
 
@@ -83,7 +82,7 @@ def _curves(protocol: Mapping[str, Any], scored: Mapping[str, Any], *, log: bool
     data: list[dict[str, Any]] = []
     labels = list(scored["curves"])
     for label, curve in scored["curves"].items():
-        colour, dash = _colour(label, labels)
+        colour, dash = _colour(label, labels, protocol["baseline"])
         # a logarithm has no place for zero: the curve leaves the picture there
         bound = lambda values: [value if not log or value > 0 else None for value in values]
         around = [
@@ -156,7 +155,7 @@ def _tests(protocol: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
             ]
         )
     head = [
-        f"against {BASELINE}",
+        f"against {escaped(protocol['baseline'])}",
         escaped(protocol["axis"]),
         "difference of regret",
         "wins / ties / losses",

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import SearchError
 from ..objective import exact
 from ..randomness import derive_seed
-from .config import BASELINE, Comparison
+from .config import Comparison
 from .runs import Record, mean_of
 from .statistics import Floats, Test, band, corrected, curve, paired
 
@@ -68,7 +68,7 @@ def results(
             "axis": comparison.axis,
             "budget": comparison.limit,
             "at": at,
-            "baseline": BASELINE,
+            "baseline": comparison.baseline,
             "pairing": "searches of the same seed",
         },
         "searched": {
@@ -192,11 +192,11 @@ def _tests(
 ) -> list[Test]:
     """Each strategy against the baseline at each budget where both have incumbents, corrected together; `size`: the
     largest score."""
-    protocol, tests = comparison.protocol, []
+    protocol, baseline, tests = comparison.protocol, comparison.baseline, []
     for label, values in regret.items():
         for one in at:
-            mine, theirs = values[:, grid.index(one)], regret[BASELINE][:, grid.index(one)]
-            if label != BASELINE and not np.isnan(mine + theirs).any():
+            mine, theirs = values[:, grid.index(one)], regret[baseline][:, grid.index(one)]
+            if label != baseline and not np.isnan(mine + theirs).any():
                 tests.append(
                     paired(
                         label,

@@ -8,7 +8,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..config import MOST, Int, ModelConfig, Part, PartLike, _Strict, located, override, parse, read_yaml
+from ..config import (
+    DEFAULT,
+    MOST,
+    Int,
+    ModelConfig,
+    Part,
+    PartLike,
+    _Strict,
+    located,
+    override,
+    parse,
+    read_yaml,
+)
 
 
 class RankConfig(_Strict):
@@ -21,7 +33,7 @@ class RankConfig(_Strict):
     """
 
     space: PartLike
-    task: PartLike = Part(type="digits")
+    task: PartLike = Part(type=DEFAULT)
     truth: PartLike
     metric: str
     predictors: list[PartLike] = Field(default_factory=list)

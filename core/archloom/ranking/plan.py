@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..architecture import Architecture
 from ..context import RunContext, remembered
+from ..defaults import named
 from ..errors import ConfigError, SpaceError, UnknownName
 from ..estimator import Estimator, Metric
 from ..objective import Objective
@@ -66,6 +67,7 @@ class Plan:
 
 def make_plan(config: RankConfig, host: Host) -> Plan:
     """Look everything up, check every option, and draw the networks."""
+    config = named(config, host)
     space: SearchSpace = make(host, "space", config.space)
     truth: Estimator = make(host, "estimator", config.truth)
     if config.metric not in (known := [m.name for m in truth.metrics]):
