@@ -212,8 +212,8 @@ METRICS = {"params", "macs", "accuracy"}
 
 
 def chosen_names(tree: ast.AST) -> Iterator[tuple[int, str, bool]]:
-    """Line, text and whether it is a `type`, of texts that choose something: a parameter's or a field's default, `type=` and {"type": ...}, a constant, what
-    `get`, `pop` and `setdefault` fall back to."""
+    """Line, text and whether it is a `type`, of texts that choose something: the default of a parameter or a field,
+    `type=` and {"type": ...}, a constant, what `get`, `pop` and `setdefault` fall back to."""
     for node in ast.walk(tree):
         values: list[ast.AST | None] = []
         is_type = False
@@ -233,9 +233,8 @@ def chosen_names(tree: ast.AST) -> Iterator[tuple[int, str, bool]]:
                 for key, value in zip(node.keys, node.values, strict=True)
                 if isinstance(key, ast.Constant) and key.value == "type"
             ]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            if node.func.attr in ("get", "pop", "setdefault"):
-                values += node.args[1:]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("get", "pop", "setdefault"):
+            values += node.args[1:]
         for value in values:
             inner = value.elts if isinstance(value, ast.Tuple | ast.List) else [value]
             for one in inner:

@@ -136,7 +136,7 @@ sys.modules["torchvision"] = None  # an import of it, or of anything below it, f
 import archloom_vision
 from archloom.errors import ConfigError
 factories = {{}}
-archloom_vision.register_tasks(lambda name, factory: factories.update({{name: factory}}))
+archloom_vision.register_tasks(lambda name, factory, **_: factories.update({{name: factory}}))
 assert len(factories["digits"]().dataset("weights")) == 863
 assert len(factories["fake"](size=50).dataset("weights")) == 30
 import tempfile

@@ -20,7 +20,7 @@ def registered(plugin) -> dict:
     manager.add_hookspecs(hookspecs)
     manager.register(plugin)
     manager.check_pending()
-    manager.hook.register_tasks(register=lambda name, factory: factories.update({name: factory}))
+    manager.hook.register_tasks(register=lambda name, factory, **_: factories.update({name: factory}))
     return factories
 
 

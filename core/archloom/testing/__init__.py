@@ -13,6 +13,11 @@ fails says what the engine relies on. There is one contract for each protocol:
     WeightSharingContract   a method that trains a supernet
     SpaceContract           a search space; SharedSpaceContract where it has `candidate` and `around`
     EstimatorContract       an estimator
+    TaskContract            a task
+    BackboneContract, NeckContract, HeadContract, LossContract
+                            a component of a model
+    RecipeContract          a recipe
+    ObserverContract        an observer
 
 Everything runs on the CPU, on spaces and images that are tiny unless a subclass gives others.
 """
@@ -20,17 +25,28 @@ Everything runs on the CPU, on spaces and images that are tiny unless a subclass
 from __future__ import annotations
 
 from .checks import global_generators_untouched, same, snapshot
+from .components import BackboneContract, HeadContract, LossContract, NeckContract
 from .estimators import EstimatorContract
+from .observers import ObserverContract
+from .recipes import RecipeContract
 from .spaces import SharedSpaceContract, SpaceContract
 from .strategies import StrategyContract
+from .tasks import TaskContract
 from .tiny import TinySpace, run_context, tiny_supernet, tiny_task
 from .weight_sharing import WeightSharingContract
 
 __all__ = [
+    "BackboneContract",
     "EstimatorContract",
+    "HeadContract",
+    "LossContract",
+    "NeckContract",
+    "ObserverContract",
+    "RecipeContract",
     "SharedSpaceContract",
     "SpaceContract",
     "StrategyContract",
+    "TaskContract",
     "TinySpace",
     "WeightSharingContract",
     "global_generators_untouched",

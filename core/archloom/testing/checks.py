@@ -69,11 +69,12 @@ def global_generators_untouched(what: str) -> Iterator[None]:
 
 
 class Contract:
-    """factory: what the plugin registers. options: the user's. Both are class attributes."""
+    """factory: what the plugin registers, under `name`. options: the user's. All are class attributes."""
 
     kind: ClassVar[Kind]
     factory: ClassVar[Any]
     options: ClassVar[Mapping[str, Any]] = {}
+    name: ClassVar[str] = "tested"
 
     def _entry(self) -> Entry:
         factory = inspect.getattr_static(type(self), "factory")  # a function would come out bound
@@ -82,19 +83,19 @@ class Contract:
         plugin = ModuleType("tested")
 
         def implementation(register: Callable[[str, Any], None]) -> None:
-            register("tested", factory)
+            register(self.name, factory)
 
         setattr(plugin, HOOKS[self.kind], hookimpl(implementation))
         host = Host(entry_points=False)
         host.add(plugin, "tested", "the plugin under test", "-")
-        return host.get(self.kind, "tested")
+        return host.get(self.kind, self.name)
 
     def _maker(self) -> Maker:
         entry = self._entry()
         return Maker(entry, entry.validate(self.options))
 
-    def _make(self) -> Any:
-        return self._maker()()
+    def _make(self, **available: Any) -> Any:
+        return self._maker()(**available)
 
     def test_the_host_accepts_the_factory_and_its_options(self) -> None:
         try:
