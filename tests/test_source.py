@@ -98,7 +98,8 @@ def test_plugin_files_are_relative_to_the_file_that_names_them(tmp_path):
         ("[1, 2]", "must be a mapping"),
         ("model: {backbone: [}", "is not YAML"),
         ("model: {backbone: no_such}\ntask: digits", "no_such"),
-        ("model: {backbone: ResNet_CIFAR}\nshape: [3, 8]\nclasses: [a, b]", "channels, height, width"),
+        ("model: {backbone: ResNet_CIFAR}\nshape: [3, 0, 8]\nclasses: [a, b]", "channels, height, width"),
+        ("model: {backbone: ResNet_CIFAR}\nshape: [3, 8]\nclasses: [a, b]", "cannot take"),
         ("model: {bakbone: ResNet_CIFAR}\ntask: digits", "backbone"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,14 +23,15 @@ ARCHITECTURE = "architecture"
 
 
 class Images(Protocol):
-    """What a network must know of a task: its name, the shape (C, H, W) of its images, and its classes."""
+    """What a network must know of a task: its name, the shape of an input, (C, H, W) for images, and its classes; where
+    it has other outputs, `outputs`, their shape (see `archloom.metrics.scoring_of`)."""
 
     @property
     def name(self) -> str: ...
     @property
-    def shape(self) -> tuple[int, int, int]: ...
+    def shape(self) -> tuple[int, ...]: ...
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> Sequence[str]: ...
 
 
 def read_model(path: str | Path) -> ModelConfig:
@@ -65,18 +66,17 @@ def build_model(
     with own_rng(seed, "backbone"):
         made = _backbone(config.backbone, task, host)
     backbone = made.module
-    channels, height, width = task.shape
+    shape = tuple(task.shape)
     with evaluating(backbone):
         try:
-            output_shape(_First(backbone), (channels, height, width))
+            output_shape(_First(backbone), shape)
         except ArchloomError:
             raise
         except Exception as error:
             raise ConfigError(
-                f"{name} cannot take the images of task '{task.name}', of shape {(1, *task.shape)}: {error}"
+                f"{name} cannot take the images of task '{task.name}', of shape {(1, *shape)}: {error}"
             ) from error
-    shape = (channels, height, width)
-    model = parts.assemble(backbone, shape=shape, num_classes=len(task.classes), seed=seed)
+    model = parts.assemble(backbone, shape=shape, task=task, seed=seed)
     model.weight_formats = made.formats
     model.freeze(f"backbone.{name}" for name in made.frozen)
     return model
@@ -97,10 +97,8 @@ class _First(nn.Module):
 def _backbone(part: Part, task: Images, host: Host) -> Backbone:
     if part.type == ARCHITECTURE:
         own = {key: value for key, value in part.options.items() if key not in OPTIONS}
-        channels, height, width = task.shape
-        return backbone_of(
-            _found(own, task, host), part.options, (channels, height, width), f"backbone '{ARCHITECTURE}'"
-        )
+        shape = tuple(task.shape)
+        return backbone_of(_found(own, task, host), part.options, shape, f"backbone '{ARCHITECTURE}'")
     known = [n.removeprefix("backbone.") for n in host.names("component") if n.startswith("backbone.")]
     if part.type not in known:
         hint = f"A network of a search space is {{type: {ARCHITECTURE}, name: fbnet_a}}."

@@ -28,7 +28,7 @@ class Backbone:
     frozen: tuple[str, ...] = field(default=())
 
 
-def backbone_of(found: Found, options: Mapping[str, Any], shape: tuple[int, int, int], who: str) -> Backbone:
+def backbone_of(found: Found, options: Mapping[str, Any], shape: tuple[int, ...], who: str) -> Backbone:
     """The network of `found`, for images of `shape` (C, H, W).
 
     options, all optional. weights: a file of the whole network's, or of the backbone's alone. out_indices: a position,
@@ -99,7 +99,7 @@ class Maps(nn.Module):
     """A network that gives inner maps: (N, C, H, W) at one of the resolutions that it passes through, or several."""
 
     def __init__(
-        self, network: nn.Module, shape: tuple[int, int, int], out_indices: int | Sequence[int], who: str
+        self, network: nn.Module, shape: tuple[int, ...], out_indices: int | Sequence[int], who: str
     ) -> None:
         super().__init__()
         self.network = network

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .errors import RunError
+from .metrics import outputs_beyond_classes
 from .plugin_files import read_plugin
 from .task import SPLITS, ImageTask, Split, Task, kept_generators
 
@@ -90,7 +91,10 @@ def task_hash(task: Task) -> str:
 
     It is the same wherever the data lie. `SAMPLED` images of each split are read, spread evenly over it.
     """
-    digest = hashlib.sha256(_plain([list(task.shape), list(task.classes)]))
+    outputs = outputs_beyond_classes(task)
+    digest = hashlib.sha256(
+        _plain([list(task.shape), list(task.classes), *([] if outputs is None else [outputs])])
+    )
     with kept_generators():  # a data set may draw when it is read; nobody else may notice
         for split in SPLITS:
             for line in _split(task, split):
@@ -119,9 +123,9 @@ def _split(task: Task, split: Split) -> Iterator[bytes]:
     files = _files(items)
     if files is not None:
         yield _plain([files[position][0] for position in positions])
-    step = max(1, len(positions) // SAMPLED)
+    step, classes = max(1, len(positions) // SAMPLED), outputs_beyond_classes(task) is None
     for position in positions[::step][:SAMPLED]:
-        yield _content(items, position) if files is None else _read(files[position][1])
+        yield _content(items, position, classes) if files is None else _read(files[position][1])
 
 
 def _files(items: Any) -> list[tuple[str, Path]] | None:
@@ -141,13 +145,18 @@ def _read(path: Path) -> bytes:
         return b"unreadable"
 
 
-def _content(items: Any, position: int) -> bytes:
+def _content(items: Any, position: int, classes: bool) -> bytes:
     try:
-        image, label = items[position]
-        pixels = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
-        return _plain([str(pixels.dtype), list(pixels.shape), int(label)]) + pixels.tobytes()
+        image, target = items[position]
+        pixels = _array(image)
+        told = int(target) if classes else _array(target).tolist()
+        return _plain([str(pixels.dtype), list(pixels.shape), told]) + pixels.tobytes()
     except Exception:  # what cannot be read is said by who needs it
         return b"unreadable"
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def _plain(value: Any) -> bytes:

@@ -32,9 +32,9 @@ def count(model: nn.Module, resolution: int | Sequence[int] = 224, *selection: A
     """Params and MACs of `model` for one image.
 
     resolution: the side of a square image, of as many channels as the network's first convolution takes; or
-    (C, H, W). `selection`: further arguments of the forward, a path of a supernet for instance (params then still
-    count the whole module). A layer counts wherever it is called, in whatever layout and precision its input is; one
-    that is called twice counts twice.
+    the shape of one input, (C, H, W) for an image, (C, L) for a series. `selection`: further arguments of
+    the forward, a path of a supernet for instance (params then still count the whole module). A layer counts wherever
+    it is called, in whatever layout and precision its input is; one that is called twice counts twice.
     The forward runs on the meta device: nothing is computed, and the model, its mode and its BatchNorm
     statistics stay as they were. Raises ConfigError for a resolution that is none.
     """
@@ -48,7 +48,12 @@ def count(model: nn.Module, resolution: int | Sequence[int] = 224, *selection: A
             ValueError,
         ) as error:  # what PyTorch raises at a layer that the image does not fit
             if not isinstance(resolution, Integral):
-                raise
+                if len(shape) == 3:
+                    raise
+                raise ConfigError(
+                    "a network is counted for a side in pixels, or for the shape of an input that it takes, (C, H, W) "
+                    f"for an image, and not for {shape}: {error}"
+                ) from error
             if shape == shapes[-1]:
                 raise ConfigError(
                     f"the network takes no image of {shapes[0]}: {error}. Count it with its (C, H, W)"
@@ -56,26 +61,26 @@ def count(model: nn.Module, resolution: int | Sequence[int] = 224, *selection: A
     return Cost(params=sum(p.numel() for p in model.parameters() if p.requires_grad), macs=macs)
 
 
-def _macs(model: nn.Module, shape: tuple[int, int, int], selection: tuple[Any, ...]) -> int:
+def _macs(model: nn.Module, shape: tuple[int, ...], selection: tuple[Any, ...]) -> int:
     image = meta_image(model, shape)
     with evaluating(model), LayerProducts(image) as products:
         call_on_meta(model, image, *selection)
     return products.macs
 
 
-def _shapes(model: nn.Module, resolution: int | Sequence[int]) -> list[tuple[int, int, int]]:
+def _shapes(model: nn.Module, resolution: int | Sequence[int]) -> list[tuple[int, ...]]:
     """The images that may be meant, the likeliest first."""
     asked: Any = resolution
     given: list[Any] = [asked] if isinstance(asked, Integral) else list(asked)
     sides = [int(n) for n in given if isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0]
-    if len(sides) != len(given) or len(given) != (1 if isinstance(resolution, Integral) else 3):
+    if len(sides) != len(given) or not 1 <= len(given) <= 4:
         raise ConfigError(
-            f"a network is counted for a side in pixels, or for (C, H, W), not for {resolution!r}"
+            f"a network is counted for a side in pixels, or for an input's shape, (C, H, W), not for {resolution!r}"
         )
-    if len(sides) == 1:
-        return [(channels, sides[0], sides[0]) for channels in _channels(model, sides[0])]
-    channels, height, width = sides
-    return [(channels, height, width)]
+    if isinstance(resolution, Integral):
+        side = sides[0]
+        return [(channels, side, side) for channels in _channels(model, side)]
+    return [tuple(sides)]
 
 
 def _channels(model: nn.Module, side: int) -> list[int]:

@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from .architecture import Architecture
+from .metrics import Metric as Metric
 from .model import Model, ModelParts, assemble
 from .space import SearchSpace, input_shape
 from .strategy import Recorded
@@ -19,19 +20,6 @@ from .task import Task
 
 STATIC, INHERITED, TRAINING = 0, 1, 2
 """How dear an estimator is: counted, measured with inherited weights, trained. Cheap ones run first."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A measured quantity: `accuracy.trained` in "%", higher is better.
-
-    A name carries its fidelity after the dot where there are several; metrics of different fidelity are
-    different metrics and never compared.
-    """
-
-    name: str
-    unit: str
-    direction: Literal["max", "min"]
 
 
 @dataclass(frozen=True)
@@ -82,8 +70,8 @@ class Context:
         with torch.device("meta"):
             return assemble(self.space, architecture, self.task, self.model, seed=self.seed)
 
-    def shape(self, architecture: Architecture) -> tuple[int, int, int]:
-        """(C, H, W) of the images that `architecture` is given."""
+    def shape(self, architecture: Architecture) -> tuple[int, ...]:
+        """The shape, (C, H, W) for images, of the inputs that `architecture` is given."""
         return input_shape(self.space, architecture, self.task)
 
 

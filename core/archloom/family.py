@@ -14,6 +14,7 @@ from .architecture import Architecture
 from .config import Part
 from .cost import count
 from .folder import path_name
+from .metrics import outputs_beyond_classes
 from .model import ModelParts, assemble
 from .plugins import Host
 from .resolve import make
@@ -32,7 +33,7 @@ class Member:
     name: str
     space: Mapping[str, Any]
     architecture: Architecture
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     params: int
     macs: int
 
@@ -75,9 +76,7 @@ def family(
     return members
 
 
-def write_family(
-    folder: Path, members: Sequence[Member], model: Mapping[str, Any], classes: tuple[str, ...]
-) -> None:
+def write_family(folder: Path, members: Sequence[Member], model: Mapping[str, Any], task: Task) -> None:
     """An architecture file for each member, and the listing of all; nothing where there are none."""
     if not members:
         return
@@ -87,7 +86,8 @@ def write_family(
             member.space,
             member.architecture,
             shape=member.shape,
-            classes=classes,
+            classes=tuple(task.classes),
+            outputs=outputs_beyond_classes(task),
             model=model,
             metrics={"params": member.params, "macs": member.macs},
         )

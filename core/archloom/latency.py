@@ -143,7 +143,7 @@ class LatencyTable:
     def check(
         self,
         space: Any,
-        shape: tuple[int, int, int] | None = None,
+        shape: tuple[int, ...] | None = None,
         num_classes: int | None = None,
         parts: ModelParts | None = None,
     ) -> LatencyTable:
@@ -175,7 +175,7 @@ class LatencyTable:
         return self
 
     def _check_geometry(
-        self, space: Any, shape: tuple[int, int, int], num_classes: int | None, parts: ModelParts | None
+        self, space: Any, shape: tuple[int, ...], num_classes: int | None, parts: ModelParts | None
     ) -> None:
         own = self.geometry
         classes = num_classes or own.classes or 10
@@ -254,7 +254,7 @@ def _is_time(value: Any) -> bool:
 @plainly
 def build_table(
     space: Any,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     num_classes: int,
     *,
     parts: ModelParts | None = None,

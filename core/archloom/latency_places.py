@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,7 +69,7 @@ Place = tuple[str, nn.Module]  # the entry's key, and the very module that stand
 
 def places(
     space: Any,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     num_classes: int,
     parts: ModelParts | None,
     device: torch.device,
@@ -80,13 +80,20 @@ def places(
 
 
 def _places(
-    space: Any, shape: tuple[int, int, int], num_classes: int, parts: ModelParts, device: torch.device
+    space: Any, shape: tuple[int, ...], num_classes: int, parts: ModelParts, device: torch.device
 ) -> tuple[dict[str, dict[str, Place]], list[Place], dict[str, nn.Module]]:
     if not is_chain(space):
         raise ConfigError(
             f"a latency table sums the layers of a chain, and {type(space).__name__} has no 'candidate' and 'around'; "
             "measure whole networks: estimator latency"
         )
+    if len(shape) != 3:
+        raise ConfigError(
+            f"latency tables are of images (channels, height, width), and these inputs have shape {shape}"
+        )
+    parts = replace(
+        parts, loss=nn.CrossEntropyLoss
+    )  # which takes no time here, and fits any number of outputs
     supernet = Supernet(space, seed=0)
     first = dict.fromkeys(supernet.layers, 0)
     model = parts.assemble(supernet, shape=shape, num_classes=num_classes, selection=(first,))
@@ -102,7 +109,7 @@ def _places(
     def place(
         name: str, module: nn.Module, shape_in: tuple[int, ...], where: str
     ) -> tuple[Place, tuple[int, ...]]:
-        shape_out = output_shape(module, shape_in)[1:]  # type: ignore[arg-type]
+        shape_out = output_shape(module, shape_in)[1:]
         key = f"{name} {_by(shape_in)} -> {_by(shape_out)}"
         if repr(modules.setdefault(key, module)) != repr(module):
             key = f"{where} {key}"  # two modules of one name and shape that are built differently

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
-import itertools
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 
 from .architecture import Architecture
 from .drawing import own_rng
 from .errors import ArchloomError, ConfigError, SpaceError
 from .graphs import is_scripting, typed
+from .loss_check import check_loss as check_loss
+from .meta import call_on_meta as call_on_meta
+from .meta import evaluating as evaluating
+from .meta import meta_image as meta_image
+from .meta import output_shape as output_shape
+from .meta import shapes as shapes
+from .meta import where as where
+from .metrics import Classification, Scoring, num_outputs, places, scoring_of
 from .shared import SharedNetwork, an_architecture, shared_network
 from .space import SearchSpace, WeightFormat, check, input_shape, weight_formats
 from .task import Task
@@ -154,6 +158,16 @@ class GlobalAverage(nn.Module):
         return x.mean((2, 3))  # type: ignore[union-attr]
 
 
+class SeriesAverage(nn.Module):
+    """(N, C, L) -> (N, C), the mean over the series; of a tuple, each by itself."""
+
+    def forward(self, x: Features) -> Features:
+        if not is_scripting():  # noqa: SIM102 - TorchScript leaves out a branch, not half of a condition
+            if isinstance(x, tuple | list):
+                return tuple(each.mean(2) for each in x)
+        return x.mean(2)  # type: ignore[union-attr]
+
+
 class LinearHead(nn.Module):
     """Dropout, then one linear layer: (N, in_channels) -> (N, num_classes)."""
 
@@ -183,65 +197,90 @@ class ModelParts:
         self,
         backbone: nn.Module,
         *,
-        shape: tuple[int, int, int],
-        num_classes: int,
+        shape: tuple[int, ...],
+        num_classes: int | None = None,
+        task: Any = None,
         seed: int = 0,
         selection: tuple[Any, ...] = (),
         owns_head: bool = False,
     ) -> Model:
-        """A model for images of `shape` (C, H, W); `selection` is one that a supernet can be traced with.
+        """A model for inputs of `shape`, (C, H, W) for images, and the outputs of `task` (see
+        `archloom.metrics.scoring_of`), or for so many classes.
 
-        owns_head: the backbone gives logits by itself, so that neck and head of these parts have no place in it.
-        Parts that do not fit one another are refused with a ConfigError that names the part and the shapes.
+        selection: one that a supernet can be traced with. owns_head: the backbone gives the outputs by itself, so that
+        neck and head of these parts have no place in it. Parts that do not fit one another are refused with a
+        ConfigError that names the part and the shapes.
         """
-        if num_classes < 1:
+        if task is None and (num_classes is None or num_classes < 1):
             raise ConfigError(f"num_classes must be at least 1, not {num_classes}")
+        scoring = scoring_of(num_classes if task is None else task)
         with evaluating(backbone), torch.no_grad():
             maps = call_on_meta(_Bound(backbone, selection), meta_image(backbone, shape))
         if owns_head:
-            return self._with_own_head(backbone, maps, shape, num_classes, shared=bool(selection))
+            return self._with_own_head(backbone, maps, shape, scoring, shared=bool(selection))
         with own_rng(seed, "neck and head"):
             neck = _made("neck", self.neck)
             features = _traced("neck", neck, maps, f"what the backbone {type(backbone).__name__} gives")
-            if not isinstance(features, Tensor | tuple) or deepest(features).ndim != 2:
+            flat = len(scoring.outputs) == 1
+            if not isinstance(features, Tensor | tuple) or (
+                deepest(features).ndim != 2 if flat else deepest(features).ndim < 2
+            ):
                 raise ConfigError(
                     f"the neck {type(neck).__name__} gives a tensor of shape {shapes(features)}; a head takes (N, C)"
                 )
-            head = _made("head", self.head, deepest(features).shape[1], num_classes)
-            logits = _traced("head", head, features, f"what the neck {type(neck).__name__} gives")
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, num_classes):
-            raise ConfigError(
-                f"the head {type(head).__name__} gives a tensor of shape {shapes(logits)} for one image; "
-                f"there are {num_classes} classes, so that it must give (1, {num_classes})"
+            head = _made(
+                "head",
+                self.head,
+                deepest(features).shape[1],
+                num_outputs(num_classes if task is None else task),
             )
+            outputs = _traced("head", head, features, f"what the neck {type(neck).__name__} gives")
+        _check_outputs(head, outputs, scoring)
         loss = _made("loss", self.loss)
-        check_loss(loss, shape, num_classes)
+        check_loss(loss, shape, scoring)
         return (SupernetModel if selection else Model)(backbone, neck, head, loss)
 
     def _with_own_head(
         self,
         backbone: nn.Module,
-        logits: Any,
-        shape: tuple[int, int, int],
-        num_classes: int,
+        outputs: Any,
+        shape: tuple[int, ...],
+        scoring: Scoring,
         *,
         shared: bool,
     ) -> Model:
-        """A model of a backbone that gives logits, and gave these for one image."""
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, num_classes):
+        """A model of a backbone that gives outputs, and gave these for one input."""
+        if not isinstance(outputs, Tensor) or tuple(outputs.shape) != (1, *scoring.outputs):
             raise ConfigError(
-                f"the network {type(backbone).__name__}, which owns its head, gives a tensor of shape {shapes(logits)} "
-                f"for one image; there are {num_classes} classes, so that it must give (1, {num_classes}), and "
+                f"the network {type(backbone).__name__}, which owns its head, gives a tensor of shape "
+                f"{shapes(outputs)} for one image; {_why(scoring)}, so that it must give {(1, *scoring.outputs)}, and "
                 "auxiliary logits in training mode alone"
             )
         loss = _made("loss", self.loss)
-        check_loss(loss, shape, num_classes)
+        check_loss(loss, shape, scoring)
         weighed = AuxiliaryLoss(loss, float(getattr(backbone, "auxiliary_weight", AUXILIARY_WEIGHT)))
         return (SupernetModel if shared else Model)(backbone, nn.Identity(), nn.Identity(), weighed)
 
 
 AUXILIARY_WEIGHT = 0.4
 """What the loss of auxiliary logits counts where the network has no `auxiliary_weight`."""
+
+
+def _check_outputs(head: nn.Module, outputs: Any, scoring: Scoring) -> None:
+    wanted = (1, *scoring.outputs)
+    if isinstance(outputs, Tensor) and tuple(outputs.shape) == wanted:
+        return
+    one = "image" if isinstance(scoring, Classification) else "input"
+    raise ConfigError(
+        f"the head {type(head).__name__} gives a tensor of shape {shapes(outputs)} for one {one}; {_why(scoring)}, so "
+        f"that it must give {wanted}"
+    )
+
+
+def _why(scoring: Scoring) -> str:
+    if isinstance(scoring, Classification):
+        return f"there are {scoring.classes} classes"
+    return f"the task's outputs are of shape {tuple(scoring.outputs)}"
 
 
 def _made(kind: str, part: Callable[..., nn.Module] | nn.Module, *arguments: int) -> nn.Module:
@@ -268,66 +307,12 @@ def _traced(kind: str, part: nn.Module, inputs: Any, giver: str) -> Any:
         ) from error
 
 
-def where(module: nn.Module) -> torch.device:
-    """The device of a module's numbers; PyTorch's default for a module without any."""
-    numbers = itertools.chain(module.parameters(), module.buffers())
-    return next((number.device for number in numbers), torch.get_default_device())
-
-
-def check_loss(loss: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
-    """Try the loss on two images' logits and labels, unless nothing has numbers here (on the meta device).
-
-    A ConfigError where it cannot take them, or gives more than one number.
-    """
-    device = where(loss)
-    if device.type == "meta":
-        return
-    tried = copy.deepcopy(loss)  # it may count its calls
-    logits = torch.zeros(2, num_classes, device=device)
-    labels = torch.zeros(2, dtype=torch.long, device=device)
-    told = f"the loss {type(loss).__name__} cannot take logits (2, {num_classes}) and labels (2,)"
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of shapes that broadcast: what comes of it is judged below
-            see: Any = getattr(tried, "see", None)
-            if see is not None:
-                see(torch.zeros(2, *shape, device=device))
-            value = tried(logits, labels)
-    except ArchloomError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{told}: {type(error).__name__}: {error}") from error
-    if not isinstance(value, Tensor) or value.ndim:
-        raise ConfigError(
-            f"the loss {type(loss).__name__} gives a tensor of shape {shapes(value)} and not one number; "
-            "take the reduction 'mean' or 'sum'"
-        )
-
-
-def shapes(value: Any) -> str:
-    """The shape of a tensor, or those of a tuple's, as text."""
-    if isinstance(value, Tensor):
-        return str(tuple(value.shape))
-    return f"[{', '.join(map(shapes, value))}]" if isinstance(value, tuple | list) else type(value).__name__
-
-
 def topk_accuracy(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1,)) -> dict[str, float]:
     """{"top1": %, ...}: how many labels (N,) are among the k largest of their logits (N, classes)."""
     if max(topk) > logits.shape[1]:
         raise ConfigError(f"there is no top {max(topk)} of {logits.shape[1]} classes")
     place = places(logits, labels)
     return {f"top{k}": 100 * float((place < k).float().mean()) for k in topk}
-
-
-def places(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N,): at which place each label (N,) stands among its logits (N, classes), 0 the first, as `ranked` orders them.
-
-    The number of classes where a logit is NaN: such an image has no order.
-    """
-    own = logits.gather(1, labels[:, None])
-    earlier = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
-    before = ((logits > own) | ((logits == own) & earlier)).sum(1)
-    return torch.where(logits.isnan().any(1), logits.shape[1], before)
 
 
 def ranked(logits: Tensor) -> Tensor:
@@ -342,7 +327,7 @@ def assemble(
     """The whole model of one architecture for a task, weights drawn from `seed`."""
     architecture = check(space, architecture)
     shape = input_shape(space, architecture, task)
-    return build_network(space, architecture, parts, shape=shape, num_classes=len(task.classes), seed=seed)
+    return build_network(space, architecture, parts, shape=shape, task=task, seed=seed)
 
 
 def build_network(
@@ -350,16 +335,21 @@ def build_network(
     architecture: Architecture,
     parts: ModelParts,
     *,
-    shape: tuple[int, int, int],
-    num_classes: int,
+    shape: tuple[int, ...],
+    num_classes: int | None = None,
+    task: Any = None,
     seed: int,
 ) -> Model:
-    """The whole model of one architecture for images of `shape` (C, H, W), weights drawn from `seed`."""
+    """The whole model of one architecture for inputs of `shape`, (C, H, W) for images, and the outputs of a task or so
+    many classes; weights drawn from `seed`."""
     build: Any = space.build  # takes the number of outputs as well where its networks own their head
+    outputs = num_outputs(num_classes if task is None else task)
     with own_rng(seed, "backbone"):
-        backbone = build(architecture, *outputs_of(space, num_classes))
+        backbone = build(architecture, *outputs_of(space, outputs))
     owns_head = bool(getattr(space, "owns_head", False))
-    model = parts.assemble(backbone, shape=shape, num_classes=num_classes, seed=seed, owns_head=owns_head)
+    model = parts.assemble(
+        backbone, shape=shape, num_classes=num_classes, task=task, seed=seed, owns_head=owns_head
+    )
     model.weight_formats = weight_formats(space, architecture)
     return model
 
@@ -373,11 +363,10 @@ def assemble_shared(
     device: torch.device | str = "cpu",
 ) -> Model:
     """A space's shared network as a model for a task, on the device: `model(x, selection)`, weights from `seed`."""
-    classes = len(task.classes)
     model = parts.assemble(
-        shared_network(space, seed, classes),
-        shape=task.shape,
-        num_classes=classes,
+        shared_network(space, seed, num_outputs(task)),
+        shape=tuple(task.shape),
+        task=task,
         seed=seed,
         selection=(an_architecture(space),),
         owns_head=bool(getattr(space, "owns_head", False)),
@@ -394,53 +383,3 @@ class _Bound(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.module(x, *self.arguments)
-
-
-def output_shape(module: nn.Module, shape: tuple[int, int, int]) -> tuple[int, ...]:
-    """The shape that `module` gives for one image of `shape` (C, H, W): a trace on the meta device.
-
-    Nothing is computed and nothing of the module changes: neither its mode nor its BatchNorm statistics.
-    """
-    with evaluating(module), torch.no_grad():
-        return tuple(call_on_meta(module, meta_image(module, shape)).shape)
-
-
-def meta_image(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
-    """(1, C, H, W) on the meta device, of the precision that the module's weights have; float32 without weights."""
-    numbers = itertools.chain(module.parameters(), module.buffers())
-    precisions = (number.dtype for number in numbers if number.is_floating_point() and number.ndim > 1)
-    return torch.empty(1, *shape, device="meta", dtype=next(precisions, torch.float32))
-
-
-def call_on_meta(module: nn.Module, *inputs: Any) -> Any:
-    """`module(*inputs)` with its parameters and buffers replaced by meta tensors."""
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    with _SkipNorms():
-        return functional_call(module, {key: value.to("meta") for key, value in state.items()}, inputs)
-
-
-class _SkipNorms(TorchFunctionMode):
-    """BatchNorm and GroupNorm give back their input, whose shape they keep: on the meta device PyTorch works
-    them out in Python, which takes longer than all the rest of a trace."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in (nn.functional.batch_norm, nn.functional.group_norm):
-            return args[0] if args else (kwargs or {})["input"]
-        return func(*args, **(kwargs or {}))
-
-
-class evaluating:  # noqa: N801 - reads as a phrase: `with evaluating(model):`
-    """Put a module into eval mode inside the block; every submodule gets its own mode back after it."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __enter__(self) -> nn.Module:
-        self._modes = [(child, child.training) for child in self.module.modules()]
-        return self.module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for child, mode in self._modes:
-            child.training = mode

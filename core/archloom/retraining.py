@@ -203,7 +203,7 @@ def _finish(model: Model, task: Task, folder: Path, precision: str, device: Any)
     metrics: dict[str, float] = {}
     for split in ("validation", "test"):
         stream = batches(task.dataset(split), 512, device=device)
-        judged = judge(model, stream, len(task.classes), precision)
+        judged = judge(model, stream, task, precision)
         metrics |= {f"{split}.{name}": value for name, value in judged.items()}
     write_json(folder / "metrics.json", metrics)
     return metrics
@@ -222,7 +222,7 @@ def evaluate(
     host: Host | None = None,
     trust: bool = False,
 ) -> dict[str, float]:
-    """Top-1, top-5 and cross entropy of trained weights on one split."""
+    """The task's metrics of trained weights on one split: of classes top-1, top-5 and cross entropy."""
     host = host or Host(plugins_beside(source, trust=trust))
     if split not in SPLITS:
         raise ConfigError(f"there is no split '{split}'; there are {', '.join(SPLITS)}")
@@ -236,7 +236,7 @@ def evaluate(
     model = opened.build().to(device_of(device))
     load_weights(model, file)
     stream = batches(chosen.task.dataset(split), 512, device=device_of(device))
-    return judge(model, stream, len(chosen.task.classes), precision)
+    return judge(model, stream, chosen.task, precision)
 
 
 def _default_folder(source: str | Path) -> Path:

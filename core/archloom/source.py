@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from .config import ModelConfig, Part, override, parse_model, parse_part
 from .defaults import default, named
 from .documents import reachable, read_json, read_mapping
 from .errors import ConfigError, shown
+from .metrics import outputs_beyond_classes
 from .model import Model
 from .plugins import Host
 from .resolve import make
@@ -22,7 +23,7 @@ from .run import write_atomically, write_json
 from .task import Task
 from .training import Recipe
 from .trust import beside
-from .zoo import Found, architecture_document, class_names, find, image_shape
+from .zoo import Found, architecture_document, class_names, find, input_sizes, output_sizes
 
 ARCHITECTURE, MODEL, WEIGHTS = "architecture.json", "model.yaml", "weights.safetensors"
 """What a folder holds: an architecture of a search space, or a model section, and the trained weights."""
@@ -34,27 +35,31 @@ FORMAT = "archloom model 1"
 class Source:
     """A network: what it takes and gives, how to build it, and what lies beside it.
 
-    classes: None where nothing says them (a network by name). document: enough to build it anywhere, as
+    classes: None where nothing says them (a network by name). outputs: the shape of one output, where that is no
+    classes' logits. make: builds it for what stands for a task, from a seed. document: enough to build it anywhere, as
     plain data, of `kind` "architecture" or "model". weights: the trained weights beside it, if any.
     stored: the task and the recipe that are written beside it, as plain data.
     """
 
     name: str
     kind: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: tuple[str, ...] | None
     document: Mapping[str, Any]
     stored: Mapping[str, Any]
     weights: Path | None
-    make: Callable[[tuple[str, ...], int], Model] = field(repr=False, compare=False)
+    make: Callable[[Any, int], Model] = field(repr=False, compare=False)
     found: Found | None = field(default=None, repr=False, compare=False)
+    outputs: tuple[int, ...] | None = None
 
     def build(self, num_classes: int | None = None, *, seed: int = 0) -> Model:
         """The whole model with weights drawn from `seed`; as many classes as are known (else 1000), or as said."""
+        if num_classes is None and self.outputs is not None:
+            return self.make(_Known(self.name, self.shape, self.classes or (), self.outputs), seed)
         known = self.classes or tuple(str(number) for number in range(1000))
         if num_classes is not None and num_classes != len(known):
             known = tuple(str(number) for number in range(num_classes))
-        return self.make(known, seed)
+        return self.make(_Known(self.name, self.shape, known), seed)
 
     def write(self, folder: Path) -> Path:
         """The document as a file of `folder`, which a later command takes as its source."""
@@ -67,17 +72,16 @@ class Source:
         return path
 
     def for_task(self, task: Task) -> Source:
-        """The same network for the images and the classes of a task; refused where it cannot take them."""
+        """The same network for the inputs and the outputs of a task; refused where it cannot take them."""
         if self.shape[0] != task.shape[0]:
             raise ConfigError(
                 f"{self.name} takes {self.shape[0]} channels, the images of task '{task.name}' have {task.shape[0]}"
             )
         shape = self.shape if self.kind == "architecture" else task.shape
         classes = tuple(task.classes)
-        document = {**self.document, "shape": list(shape), "classes": list(classes)}
-        return Source(
-            self.name, self.kind, shape, classes, document, self.stored, self.weights, self.make, self.found
-        )
+        outputs = outputs_beyond_classes(task)
+        document = _with_outputs({**self.document, "shape": list(shape), "classes": list(classes)}, outputs)
+        return replace(self, shape=shape, classes=classes, document=document, outputs=outputs)
 
 
 plugins_beside = beside
@@ -89,8 +93,15 @@ class _Known:
     """What a model must know of a task: enough to build it where there is no data."""
 
     name: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: tuple[str, ...]
+    outputs: tuple[int, ...] | None = None
+
+
+def _with_outputs(document: Mapping[str, Any], outputs: tuple[int, ...] | None) -> dict[str, Any]:
+    """The document with the shape of one output, where that is no classes' logits."""
+    rest = {key: value for key, value in document.items() if key != "outputs"}
+    return rest if outputs is None else {**rest, "outputs": list(outputs)}
 
 
 def open_source(
@@ -126,13 +137,24 @@ def source_of(document: Mapping[str, Any], host: Host, name: str = "the network"
 def _architecture_source(
     name: str, found: Found, document: Mapping[str, Any], stored: Mapping[str, Any], weights: Path | None
 ) -> Source:
-    def build(classes: tuple[str, ...], seed: int) -> Model:
-        return found.build(len(classes), seed=seed)
+    def build(known: _Known, seed: int) -> Model:
+        return found.build(task=known, seed=seed)
 
     document = document or architecture_document(
         found.space_section, found.architecture, shape=found.shape, classes=(), model=found.model_section
     )
-    return Source(name, "architecture", found.shape, found.classes, document, stored, weights, build, found)
+    return Source(
+        name,
+        "architecture",
+        found.shape,
+        found.classes,
+        document,
+        stored,
+        weights,
+        build,
+        found,
+        found.outputs,
+    )
 
 
 def _model_source(
@@ -145,13 +167,13 @@ def _model_source(
     base: Path,
 ) -> Source:
     section = named(_self_contained(parse_model(document["model"], name), base, name), host)
+    outputs = output_sizes(document, name)
+    if task is None and "task" in stored and not ("shape" in document and "classes" in document):
+        task = make(host, "task", parse_part(stored["task"], "task"))
     if task is not None:
-        shape, classes = task.shape, tuple(task.classes)
+        shape, classes, outputs = tuple(task.shape), tuple(task.classes), outputs_beyond_classes(task)
     elif "shape" in document and "classes" in document:
-        shape, classes = image_shape(document["shape"], name), class_names(document["classes"], name)
-    elif "task" in stored:
-        made = make(host, "task", parse_part(stored["task"], "task"))
-        shape, classes = made.shape, tuple(made.classes)
+        shape, classes = input_sizes(document["shape"], name), class_names(document["classes"], name)
     else:
         raise ConfigError(f"which task? {name} says neither 'task' nor 'shape' and 'classes': --task digits")
     whole = {
@@ -161,10 +183,11 @@ def _model_source(
         "classes": list(classes),
     }
 
-    def build(labels: tuple[str, ...], seed: int) -> Model:
-        return build_model(section, _Known(name, shape, labels), host, seed=seed)
+    def build(known: _Known, seed: int) -> Model:
+        return build_model(section, replace(known, name=name, shape=shape), host, seed=seed)
 
-    return Source(name, "model", shape, classes, whole, stored, weights, build)
+    whole = _with_outputs(whole, outputs)
+    return Source(name, "model", shape, classes, whole, stored, weights, build, outputs=outputs)
 
 
 def _self_contained(section: ModelConfig, base: Path, where: str) -> ModelConfig:

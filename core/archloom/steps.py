@@ -45,7 +45,7 @@ class _Call:
     inner: list[_Call] = field(default_factory=list)
 
 
-def steps(network: nn.Module, shape: tuple[int, int, int]) -> list[Step]:
+def steps(network: nn.Module, shape: tuple[int, ...]) -> list[Step]:
     """The steps of `network` for images of `shape` (C, H, W).
 
     The network itself, its backbone and plain sequences are taken apart, where what their parts do one after

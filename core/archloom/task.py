@@ -40,10 +40,14 @@ Transform = Callable[[Any], Tensor]
 
 @runtime_checkable
 class Task(Protocol):
-    """Data splits, image shape (C, H, W) and class names.
+    """Data splits, the shape of one input, (C, H, W) for images, and class names.
 
-    `dataset(*splits)` gives images of `shape` as float tensors, normalized, with integer labels.
-    `augment` asks for the training transforms; `resolution` for square images of another size.
+    `dataset(*splits)` gives inputs of `shape` as float tensors, normalized, each with its target: an integer label of
+    `classes`, unless the task says itself how it is scored: then it has the attributes of `archloom.metrics.Scoring`,
+    targets are what its `score` takes, and `classes` may be empty. A data set with an attribute `collate` makes batches
+    (inputs, targets) of its items itself.
+    `augment` asks for the training transforms; `resolution` for square images of another size, and of a task that has
+    no images nobody asks for any.
 
     A task with a true attribute `policies` is also asked with an `archloom.augmentation.Policy` for `augment`:
     its training transforms then end with `policy.transform()`, where the image is still uint8, that is before it
@@ -54,14 +58,14 @@ class Task(Protocol):
     def name(self) -> str: ...
 
     @property
-    def shape(self) -> tuple[int, int, int]: ...
+    def shape(self) -> tuple[int, ...]: ...
 
     @property
     def classes(self) -> Sequence[str]: ...
 
     def dataset(
         self, *splits: Split, augment: bool | Policy = False, resolution: int | None = None
-    ) -> Dataset[tuple[Tensor, int]]: ...
+    ) -> Dataset[Any]: ...
 
 
 class Transformed(Dataset[tuple[Tensor, int]]):
@@ -297,7 +301,7 @@ def batches(
     workers: int | None = None,
     channels_last: bool = True,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, labels) of one epoch, on `device`.
+    """(inputs, targets) of one epoch, on `device`; images in channels_last where that is asked for.
 
     Order and augmentation are functions of (seed, epoch) alone, whatever `workers` is (None: what the
     data set asks for, or 0), and no global generator moves. `batch_size` counts over all ranks; each
@@ -318,19 +322,22 @@ def batches(
     if shuffle:
         python_rng(seed, "order", epoch).shuffle(order)
     groups = _groups(count, batch_size, order, drop_last, ranks)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    if isinstance(dataset, TensorDataset):
-        images, labels = dataset.tensors
+    if isinstance(dataset, TensorDataset) and not hasattr(dataset, "collate"):
+        inputs, targets = dataset.tensors
         for group in groups:
-            # index_select copies rows; images[chosen] wakes all threads for it, which takes milliseconds
+            # index_select copies rows; inputs[chosen] wakes all threads for it, which takes milliseconds
             # where the processors are busy, and microseconds are at stake
             chosen = torch.tensor(group)
-            x = images.index_select(0, chosen).to(device, memory_format=memory_format)
-            yield x, labels.index_select(0, chosen).to(device)
+            x = inputs.index_select(0, chosen)
+            yield (
+                x.to(device, memory_format=_layout(x, channels_last)),
+                targets.index_select(0, chosen).to(device),
+            )
         return
     loader = DataLoader(
         _Seeded(dataset, seed, epoch),
         batch_sampler=groups,
+        collate_fn=getattr(dataset, "collate", None),
         num_workers=getattr(dataset, "workers", 0) if workers is None else workers,
         pin_memory=torch.device(device).type == "cuda",
         generator=torch_rng(seed, "loader", epoch),  # without it the loader draws from the global one
@@ -338,7 +345,7 @@ def batches(
     try:
         for x, y in loader:
             yield (
-                x.to(device, non_blocking=True, memory_format=memory_format),
+                x.to(device, non_blocking=True, memory_format=_layout(x, channels_last)),
                 y.to(device, non_blocking=True),
             )
     except (TaskError, RuntimeError, OSError) as error:
@@ -346,3 +353,8 @@ def batches(
         if explained is None:
             raise
         raise explained from None
+
+
+def _layout(x: Tensor, channels_last: bool) -> torch.memory_format:
+    """Of a batch in memory: only images (N, C, H, W) have their channels last."""
+    return torch.channels_last if channels_last and x.ndim == 4 else torch.contiguous_format

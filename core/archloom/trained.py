@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .errors import ArchloomError, ConfigError, WeightsError
+from .metrics import Scoring, scoring_of
 from .model import Model
 from .plugins import Host
 from .resolve import device_of
@@ -25,15 +26,15 @@ from .weights import load_weights
 class Trained:
     """A network with its weights, in eval mode on `device`.
 
-    shape: (C, H, W) of the images that it is asked about. weights: the file that they came from; None where it was
-    asked for untrained. task, recipe: what it was trained on and how, where that is known; `no_task` says why the task
-    is not there. plugins: the files that it needs besides what is installed.
+    shape: of one input, (C, H, W) for images, as it is asked about. weights: the file that they came from; None
+    where it was asked for untrained. task, recipe: what it was trained on and how, where that is known; `no_task` says
+    why the task is not there. plugins: the files that it needs besides what is installed.
     """
 
     source: Source
     model: Model
     host: Host
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     weights: Path | None
     device: torch.device
     task: Task | None
@@ -46,6 +47,11 @@ class Trained:
         """The classes' names, in the order of the logits."""
         assert self.source.classes is not None  # open_trained saw to it
         return self.source.classes
+
+    @property
+    def scoring(self) -> Scoring:
+        """How its outputs are scored, as far as that is known."""
+        return scoring_of(self.source if self.task is None else self.task, self.model)
 
     @property
     def resolution(self) -> int | None:
@@ -89,11 +95,16 @@ def open_trained(
     host = host or Host(files)
     made, recipe, told = _task(source, host, task, list(overrides))
     opened = open_source(source, host, task=made)
-    if not opened.classes:
+    if not opened.classes and opened.outputs is None:
         names = tuple(str(number) for number in range(1000))
         opened = replace(opened, classes=names, document={**opened.document, "classes": list(names)})
-    channels, height, width = opened.shape
-    shape = (channels, resolution or height, resolution or width)
+    shape = opened.shape
+    if resolution is not None:
+        if len(shape) != 3:
+            raise ConfigError(
+                f"a resolution is of images, and an input of {source} has shape {shape}; leave it out"
+            )
+        shape = (shape[0], resolution, resolution)
     where = device_of(device)
     file = None if untrained else _weights_file(source, opened, weights)
     model = opened.build(seed=seed)

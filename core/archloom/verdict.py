@@ -162,7 +162,7 @@ def train_and_test(
         model.load_state_dict(best["model"])
     for split in ("validation", "test"):
         data = task.dataset(split, resolution=own)
-        judged = evaluate(model, batches(data, 512, device=device), len(task.classes), precision)
+        judged = evaluate(model, batches(data, 512, device=device), task, precision)
         metrics |= {f"{split}.{name}": value for name, value in judged.items()}
     example = next(iter(batches(data, 1, device=device)))[0]
     shape = input_shape(space, contestant.architecture, task)

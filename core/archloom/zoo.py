@@ -26,31 +26,42 @@ FORMAT = "archloom architecture 1"
 class Found:
     """An architecture with its space, and what its file or its authors say about it.
 
-    The sections are the plain data that space and parts were made from, as a configuration has them.
+    The sections are the plain data that space and parts were made from, as a configuration has them. outputs: the shape
+    of one output, where that is no classes' logits.
     """
 
     space: SearchSpace
     architecture: Architecture
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: tuple[str, ...] | None
     parts: ModelParts
     published: Mapping[str, Any]
     space_section: Mapping[str, Any]
     model_section: Mapping[str, Any]
+    outputs: tuple[int, ...] | None = None
 
-    def build(self, num_classes: int | None = None, *, seed: int = 0) -> Model:
-        """The whole model, its weights drawn from `seed`."""
+    def build(self, num_classes: int | None = None, *, seed: int = 0, task: Any = None) -> Model:
+        """The whole model, its weights drawn from `seed`, for so many classes or for the outputs of `task`."""
         count = num_classes if num_classes is not None else len(self.classes or ()) or 1000
+        if task is None and num_classes is None and self.outputs is not None:
+            task = self
         try:
             return build_network(
-                self.space, self.architecture, self.parts, shape=self.shape, num_classes=count, seed=seed
+                self.space,
+                self.architecture,
+                self.parts,
+                shape=self.shape,
+                num_classes=count,
+                task=task,
+                seed=seed,
             )
         except ArchloomError:
             raise
         except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
             raise ConfigError(
                 f"the network '{shown(str(self.architecture))}' of space '{self.space_section.get('type')}' cannot be "
-                f"built for images of {'x'.join(map(str, self.shape))} (channels x height x width): "
+                f"built for {'images' if len(self.shape) == 3 else 'inputs'} of {'x'.join(map(str, self.shape))}"
+                f"{' (channels x height x width)' if len(self.shape) == 3 else ''}: "
                 f"{type(error).__name__}: {error}"
             ) from error
 
@@ -59,12 +70,13 @@ def architecture_document(
     space: Mapping[str, Any],
     architecture: Architecture,
     *,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     classes: tuple[str, ...],
     model: Mapping[str, Any],
+    outputs: tuple[int, ...] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
-    """What `architecture.json` holds: enough to build the network anywhere."""
+    """What `architecture.json` holds: enough to build the network anywhere. outputs: where they are no classes."""
     return {
         "format": FORMAT,
         "space": dict(space),
@@ -72,6 +84,7 @@ def architecture_document(
         "shape": list(shape),
         "classes": list(classes),
         "model": dict(model),
+        **({} if outputs is None else {"outputs": list(outputs)}),
         **facts,
     }
 
@@ -117,12 +130,13 @@ def _from_document(document: Any, host: Host, options: dict[str, Any], where: st
     return Found(
         space=space,
         architecture=architecture,
-        shape=image_shape(document["shape"], damaged),
+        shape=input_sizes(document["shape"], damaged),
         classes=class_names(document["classes"], damaged),
         parts=model_parts(host, model),
         published={},
         space_section={"type": entry.name, **given},
         model_section=model.model_dump(),
+        outputs=output_sizes(document, damaged),
     )
 
 
@@ -140,18 +154,29 @@ def _space(entry: Entry, options: Mapping[str, Any], host: Host, where: str) -> 
 
 
 SIDE = 2**16
-"""The most channels, and the longest side, of images that a document may name."""
+"""The most channels, and the longest side, of inputs that a document may name."""
 
 
-def image_shape(value: Any, where: str) -> tuple[int, int, int]:
-    """(C, H, W) as a document from outside gives it; a ConfigError where it is none."""
+def input_sizes(value: Any, where: str) -> tuple[int, ...]:
+    """The shape of one input as a document from outside gives it; a ConfigError where it is none."""
+    return _sizes(value, f"{where}: 'shape' is [channels, height, width], or [channels, length] of a series")
+
+
+def output_sizes(document: Mapping[str, Any], where: str) -> tuple[int, ...] | None:
+    """The shape of one output, where a document from outside names it; a ConfigError where it is none."""
+    value = document.get("outputs")
+    return (
+        None
+        if value is None
+        else _sizes(value, f"{where}: 'outputs' is the shape of one output, such as [1]")
+    )
+
+
+def _sizes(value: Any, rule: str) -> tuple[int, ...]:
     sizes = value if isinstance(value, list | tuple) else ()
-    if len(sizes) != 3 or not all(type(size) is int and 1 <= size <= SIDE for size in sizes):
-        raise ConfigError(
-            f"{where}: 'shape' is [channels, height, width], whole numbers from 1 to {SIDE:,}, not "
-            f"{shown(repr(value))}"
-        )
-    return sizes[0], sizes[1], sizes[2]
+    if not 1 <= len(sizes) <= 4 or not all(type(size) is int and 1 <= size <= SIDE for size in sizes):
+        raise ConfigError(f"{rule}, whole numbers from 1 to {SIDE:,}, not {shown(repr(value))}")
+    return tuple(sizes)
 
 
 def class_names(value: Any, where: str) -> tuple[str, ...]:

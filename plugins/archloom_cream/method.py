@@ -311,7 +311,7 @@ class Cream:
         model = parts.assemble(
             supernet,
             shape=self.task.shape,
-            num_classes=len(self.task.classes),
+            task=self.task,
             seed=self.seed,
             selection=(dict.fromkeys(supernet.layers, 0),),
         )

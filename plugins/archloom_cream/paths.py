@@ -22,7 +22,7 @@ Sampling = Literal["uniform", "given", "board"]
 MAX_DRAWS = 2000
 """After so many draws in a row outside of the range, the range is refused."""
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 class PathCosts:

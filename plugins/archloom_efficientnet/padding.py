@@ -184,7 +184,7 @@ def _pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def freeze_padding(module: nn.Module, shape: tuple[int, int, int]) -> None:
+def freeze_padding(module: nn.Module, shape: tuple[int, ...]) -> None:
     """Bake into every SAME layer of `module` the padding that images of `shape` (C, H, W) need, for export.
 
     A trace that computes nothing finds the layers' sizes. A layer that the trace does not reach stays

@@ -114,7 +114,7 @@ class ScalingSpace:
         network: nn.Module = scaled(base, scale.channels, scale.blocks)
         return network
 
-    def input_shape(self, architecture: Architecture, task: Task) -> tuple[int, int, int]:
+    def input_shape(self, architecture: Architecture, task: Task) -> tuple[int, ...]:
         """What the base network is given (its own resolution, else the task's), with both sides scaled."""
         channels, height, width = input_shape(*self.base, task)
         scale = self.scale(architecture)

@@ -88,7 +88,7 @@ class EfficientNetSpace:
         """The network with every number of channels and of a stage's blocks changed by the two functions."""
         return Features(self.config(architecture).scaled(width, depth), self.in_channels)
 
-    def input_shape(self, architecture: Architecture, task: Task) -> tuple[int, int, int]:
+    def input_shape(self, architecture: Architecture, task: Task) -> tuple[int, ...]:
         """The network's native resolution, unless the space was told to keep the task's."""
         if not self.native_resolution:
             return (*task.shape,)

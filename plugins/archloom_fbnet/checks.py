@@ -12,7 +12,7 @@ from archloom.training import check_single_images, way_out_of_single_images
 def check_batches(
     model: Model,
     supernet: Supernet,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     batch_size: int,
     images: Mapping[str, int],
     world: int,

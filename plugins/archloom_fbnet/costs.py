@@ -59,7 +59,7 @@ def latency_costs(table: LatencyTable, space: Any, unit: Unit) -> CostTable:
 def given_costs(
     path: str,
     space: Any,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     num_classes: int,
     parts: ModelParts,
     unit: Unit,
@@ -71,7 +71,7 @@ def given_costs(
 
 def measured_costs(
     space: Any,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     num_classes: int,
     parts: ModelParts,
     device: torch.device,
@@ -86,7 +86,7 @@ def measured_costs(
     return latency_costs(LatencyTable.from_json(made, "the run's latency table"), space, unit)
 
 
-def counted_costs(model: Model, space: Any, shape: tuple[int, int, int], unit: Unit) -> CostTable:
+def counted_costs(model: Model, space: Any, shape: tuple[int, ...], unit: Unit) -> CostTable:
     """Multiply-adds in thousands or millions, of a model whose backbone is the space's supernet."""
     if unit not in PER_MAC:
         raise ConfigError(f"multiply-adds have unit {' or '.join(PER_MAC)}, not '{unit}'")
@@ -100,17 +100,17 @@ def counted_costs(model: Model, space: Any, shape: tuple[int, int, int], unit: U
     return CostTable(unit, costs, total - sum(cost[0] for cost in costs.values()))
 
 
-def _macs(option: nn.Module, shape: tuple[int, int, int]) -> int:
+def _macs(option: nn.Module, shape: tuple[int, ...]) -> int:
     return count(option, shape).macs if any(True for _ in option.parameters()) else 0
 
 
 def _layers(
-    model: Model, shape: tuple[int, int, int], first: Mapping[str, int]
-) -> dict[str, tuple[SharedChoice, tuple[int, int, int]]]:
+    model: Model, shape: tuple[int, ...], first: Mapping[str, int]
+) -> dict[str, tuple[SharedChoice, tuple[int, ...]]]:
     """choice -> its module, and the shape (C, H, W) that reaches it."""
     supernet: Any = model.backbone
     modules = [m for m in supernet.modules() if isinstance(m, SharedChoice)]
-    shapes: list[tuple[int, int, int]] = []
+    shapes: list[tuple[int, ...]] = []
     hooks = [
         m.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape[1:]))) for m in modules
     ]

@@ -336,7 +336,7 @@ class FBNet:
         model = parts.assemble(
             supernet,
             shape=self.task.shape,
-            num_classes=len(self.task.classes),
+            task=self.task,
             seed=self.seed,
             selection=(first,),
         )

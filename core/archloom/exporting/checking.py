@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 """How far an exported network's logits may be from the network's own. Where these are all smaller than 1, in units of
 the largest; where it is larger than 10, in units of a tenth of it."""
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 class Classifier(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ConfigError, SearchError, TaskError
-from ..model import places
+from ..metrics import places
 from ..surroundings import plainly
 from ..task import SPLITS, Split, batches
 from ..trained import Trained
@@ -152,7 +152,7 @@ def _larger(trained: Trained) -> int:
     return round(height / CROP)
 
 
-def _views(tta: str, shape: tuple[int, int, int]) -> Callable[[Tensor], Iterator[Tensor]]:
+def _views(tta: str, shape: tuple[int, ...]) -> Callable[[Tensor], Iterator[Tensor]]:
     """(N, C, H, W) -> what the network is asked about for it."""
     side = shape[1]
 

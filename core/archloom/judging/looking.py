@@ -76,7 +76,7 @@ class _Seen(Classifier):
         return self.head(self.neck(maps))
 
 
-def _target(network: _Seen, shape: tuple[int, int, int]) -> nn.Module:
+def _target(network: _Seen, shape: tuple[int, ...]) -> nn.Module:
     """What gives the last feature map of more than one pixel."""
     points = [step for step in stages(steps(network.backbone, shape)) if min(step.shape[1:]) > 1]
     if not points:

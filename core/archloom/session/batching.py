@@ -41,7 +41,7 @@ def _trainings(r: Resolved, ranks: Ranks) -> Iterator[tuple[int, str, tuple[Spli
         yield batch_size, f"batch_size of the method '{r.method.entry.name}'", ("weights",), ranks.world
 
 
-def _network(r: Resolved) -> tuple[Model, tuple[int, int, int]] | None:
+def _network(r: Resolved) -> tuple[Model, tuple[int, ...]] | None:
     """A network of the space and the shape of its images; None where none of a few can be built."""
     rng = python_rng(r.config.seed, "batches")
     for architecture in distinct(r.space, rng, draws=DRAWS):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from ..architecture import Architecture
 from ..errors import RunError
 from ..family import Member, family, write_family
+from ..metrics import outputs_beyond_classes
 from ..objective import best, front
 from ..report import write_report
 from ..resolve import Resolved
@@ -93,6 +94,7 @@ def _document(r: Resolved, architecture: Architecture, **facts: Any) -> dict[str
         architecture,
         shape=input_shape(r.space, architecture, r.task),
         classes=tuple(r.task.classes),
+        outputs=outputs_beyond_classes(r.task),
         model=r.config.model.model_dump(),
         **facts,
     )
@@ -130,7 +132,7 @@ def _extended(
     result: Result, r: Resolved, found: Trial, method: WeightSharing | None, finals: Finals, after: _After
 ) -> Result:
     """The result with what follows from the found architecture: inherited weights, family and verdict."""
-    folder, model, classes = result.folder, r.config.model, tuple(r.task.classes)
+    folder, model = result.folder, r.config.model
 
     def inherited(method: WeightSharing) -> None:
         child = method.supernet.extract(found.architecture)
@@ -138,7 +140,7 @@ def _extended(
 
     def followed() -> list[Member]:
         members = family(r.host, r.config.space, found.architecture, r.task, r.parts)
-        write_family(folder, members, model.model_dump(), classes)
+        write_family(folder, members, model.model_dump(), r.task)
         return members
 
     if method is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from ..architecture import Architecture, Choice
+from ..errors import ConfigError
 from ..graphs import typed
 
 if TYPE_CHECKING:
@@ -158,11 +159,10 @@ def violations(space: SearchSpace, architecture: Architecture) -> list[str]:
     return list(rule(architecture)) if rule else []
 
 
-def input_shape(space: SearchSpace, architecture: Architecture, task: Task) -> tuple[int, int, int]:
-    """(C, H, W) of the images that `architecture` is given: the space's word, else the task's shape."""
+def input_shape(space: SearchSpace, architecture: Architecture, task: Task) -> tuple[int, ...]:
+    """The shape, (C, H, W) for images, of what `architecture` is given: the space's word, else the task's shape."""
     own = getattr(space, "input_shape", None)
-    channels, height, width = own(architecture, task) if own else task.shape
-    return channels, height, width
+    return tuple(own(architecture, task) if own else task.shape)
 
 
 def resolution(space: SearchSpace, architecture: Architecture, task: Task) -> int | None:
@@ -170,6 +170,14 @@ def resolution(space: SearchSpace, architecture: Architecture, task: Task) -> in
     return side_of(input_shape(space, architecture, task), task)
 
 
-def side_of(shape: tuple[int, int, int], task: Task) -> int | None:
-    """The side to ask the task's images in, to have them in `shape` (C, H, W); None where that is the task's own."""
-    return None if tuple(shape) == tuple(task.shape) else shape[1]
+def side_of(shape: tuple[int, ...], task: Task) -> int | None:
+    """The side to ask the task's images in, to have them in `shape` (C, H, W); None where that is the task's own. A
+    ConfigError where another shape is asked of a task that has no images."""
+    if tuple(shape) == tuple(task.shape):
+        return None
+    if len(shape) != 3 or len(task.shape) != 3:
+        raise ConfigError(
+            f"an input of task '{task.name}' has shape {tuple(task.shape)}, and the network is for {tuple(shape)}; "
+            "only images come in other sizes"
+        )
+    return shape[1]

@@ -98,7 +98,7 @@ class SpaceContract(Contract):
         )
         with evaluating(network), torch.no_grad():
             shape = tuple(network(images).shape)
-        traced = output_shape(outline, tuple(images.shape[1:]))  # type: ignore[arg-type]
+        traced = output_shape(outline, tuple(images.shape[1:]))
         require(traced == shape, f"traced on the meta device the network gives {traced}, computed {shape}")
 
     def test_its_weights_follow_the_seed_and_nothing_else(self) -> None:

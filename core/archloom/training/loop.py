@@ -26,10 +26,10 @@ from .trainer import Trainer
 class Epoch:
     """One epoch of a training.
 
-    metrics: lr, loss, accuracy, `top5` and other top-k of the training images, `validation.` before those of
-    the watched split, seconds, images_per_second; `recalibrated`, the images that BatchNorm's statistics were taken
-    anew from, where they were. network: what the epoch is judged by, the averaged weights where the recipe averages,
-    else the model itself.
+    metrics: lr, loss and the task's metrics (accuracy, `top5` and other top-k) of the training data, `validation.`
+    before those of the watched split, seconds, images_per_second; `recalibrated`, the images that BatchNorm's
+    statistics were taken anew from, where they were. network: what the epoch is judged by, the averaged weights where
+    the recipe averages, else the model itself.
     """
 
     number: int
@@ -59,7 +59,7 @@ def train(
 
     Order, augmentation, mixing and dropout are functions of (seed, epoch). With a `folder` a checkpoint is
     written there after each epoch, and a training found there goes on to the bit; epochs.csv has a line for
-    each epoch; `best.pt` holds the state dict of the epoch with the highest accuracy on `watch` (the last one
+    each epoch; `best.pt` holds the state dict of the epoch with the best main metric on `watch` (the last one
     where nothing is watched), averaged where the recipe averages. teacher: the network that `recipe.teacher`
     means, with its weights; it is put into eval mode. until: stop after so many epochs of the recipe's. network: what
     the network is, where its layers' names and shapes may not tell it from others.
@@ -83,7 +83,7 @@ def train(
         Trainer,
         model,
         recipe,
-        len(task.classes),
+        task,
         seed,
         torch.device(device),
         precision,
@@ -110,7 +110,7 @@ def _epochs(
     data = Erased(data, recipe.erasing) if recipe.erasing else data
     watched = task.dataset(watch, resolution=resolution) if watch else None
     trainer = make()
-    state = trainer.state
+    state, main = trainer.state, trainer.scoring.metrics[0]
     state.owner = owner
     if folder is not None:
         state.resume(folder)
@@ -120,9 +120,10 @@ def _epochs(
         last = state.done + 1 == upto
         images = trainer.settle(steps * (state.done + 1)) if last or watched is not None else 0
         judged = {} if watched is None else trainer.judge(watched, str(watch))
-        first = {name: trained[name] for name in ("lr", "loss", "accuracy")}
+        first = {name: trained[name] for name in dict.fromkeys(("lr", "loss", main.name))}
         metrics = {**first, **judged, **trained, **({"recalibrated": images} if images else {})}
-        improved = state.record(metrics, judged.get(f"{watch}.accuracy"))
+        score = judged.get(f"{watch}.{main.name}")
+        improved = state.record(metrics, None if score is None else main.sign * score)
         if folder is not None:
             state.save(folder, improved, ended=_ended(state, recipe))
         if last and watched is not None:

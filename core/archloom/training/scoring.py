@@ -1,53 +1,42 @@
-"""What a network reaches on images with labels: while it is trained, on a split, and with statistics of its own."""
+"""What a network reaches: while it is trained, and on a split of its own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..model import evaluating, places
+from ..metrics import Scoring, Totals, scoring_of
+from ..model import evaluating
 from ..surroundings import plainly
 from .precision import precision_context
 
 
 class Tally:
-    """Loss and hits of the images that a training goes through. They stay on the device: nothing waits for them."""
+    """Loss and metrics of what a training goes through. They stay on the device: nothing waits for them."""
 
-    def __init__(self, ks: Sequence[int], device: torch.device) -> None:
-        self._ks, self._images = ks, 0
-        self.loss = torch.zeros((), device=device)  # summed over the images
-        self._hits = [torch.zeros((), device=device) for _ in (1, *ks)]
+    def __init__(self, scoring: Scoring, device: torch.device) -> None:
+        self._totals, self._items = Totals(scoring), 0
+        self.loss = torch.zeros((), device=device)  # summed over the items
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Take in a batch: its mean loss, logits (N, classes), labels (N,)."""
-        self.loss += loss * len(labels)
-        self._hits[0].add_((logits.argmax(1) == labels).sum())
-        if self._ks:
-            place = places(logits, labels)
-            for hit, k in zip(self._hits[1:], self._ks, strict=True):
-                hit.add_((place < k).sum())
-        self._images += len(labels)
+    def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """Take in a batch: its mean loss, outputs (N, ...), targets (N, ...)."""
+        self.loss += loss * len(targets)
+        self._totals.add(outputs.float(), targets)
+        self._items += len(targets)
 
     def metrics(self, seconds: float) -> dict[str, float]:
-        """Mean `loss`, `accuracy` and top-k (%), and what `seconds` make of them."""
-        names = ("accuracy", *(f"top{k}" for k in self._ks))
-        shares = {name: 100 * float(hit) / self._images for name, hit in zip(names, self._hits, strict=True)}
+        """Mean `loss`, that which is trained with; the task's metrics; and what `seconds` make of them."""
+        values = self._totals.numbers().values()
         return {
-            "loss": float(self.loss) / self._images,
-            **shares,
+            "loss": float(self.loss) / self._items,
+            **{name: value for name, value in values.items() if name != "loss"},
             "seconds": seconds,
-            "images_per_second": self._images / seconds,
+            "images_per_second": self._items / seconds,
         }
-
-
-def topk_of(model: nn.Module, classes: int) -> tuple[int, ...]:
-    """For which k it is told how many labels are among the k largest logits: 1, 5 where there are six classes
-    or more, and those that the model's head names in `topk`."""
-    asked = getattr(getattr(model, "head", None), "topk", ())
-    return tuple(sorted({1, *((5,) if classes > 5 else ()), *(k for k in asked if k <= classes)}))
 
 
 GAP = 30.0
@@ -79,24 +68,18 @@ def doubt(trained: float, judged: float, classes: int, images: int) -> str | Non
 def evaluate(
     model: nn.Module,
     stream: Iterable[tuple[Tensor, Tensor]],
-    num_classes: int,
+    task: Any,
     precision: str = "float32",
     *,
     forward: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
-    """`accuracy` (top-1, %), `top5` and more (%, see `topk_of`) and `loss` (cross entropy, nats)."""
+    """The metrics of a task on the batches of a split; of a task of classes, or of a number of classes instead of one:
+    `accuracy` (top-1, %), `top5` and more (%, see `topk_of`) and `loss` (cross entropy, nats)."""
+    totals = Totals(scoring_of(task, model))
     device = next(model.parameters()).device
-    names = {"accuracy" if k == 1 else f"top{k}": k for k in topk_of(model, num_classes)}
-    hits = {name: torch.zeros((), dtype=torch.long, device=device) for name in names}
-    total, images = 0.0, 0
     with evaluating(model), torch.inference_mode():
         for x, y in stream:
             with precision_context(device, precision):
-                logits = (forward or model)(x).float()
-            total += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
-            images += len(y)
-            place = places(logits, y)
-            for name, k in names.items():
-                hits[name] += (place < k).sum()
-    result = {name: 100 * float(hit / images) for name, hit in hits.items()}
-    return result | {"loss": total / images}
+                outputs = (forward or model)(x).float()
+            totals.add(outputs, y)
+    return totals.values()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArchloomError, ConfigError
+from ..metrics import Classification, refuse_other, scoring_of
 from ..model import check_loss, output_shape, where
 from ..randomness import forked_rng
 from ..task import Split, Task
@@ -24,20 +25,28 @@ def check_trainable(
     *,
     watch: Split | None = "validation",
     teacher: nn.Module | None = None,
-    shape: tuple[int, int, int] | None = None,
+    shape: tuple[int, ...] | None = None,
 ) -> None:
     """Refuse, with a ConfigError, what could not be trained with the loss of a model (see `Model`).
 
-    shape: (C, H, W) of the images, by default the task's. Nothing changes, and no data is read.
+    shape: of one input, (C, H, W) for images, by default the task's. Nothing changes, and no data is read.
     """
-    classes, shape = len(task.classes), shape or task.shape
+    scoring, shape = scoring_of(task), tuple(shape or task.shape)
     if recipe.patience is not None and watch is None:
         raise ConfigError(
-            "recipe: patience waits for a better validation accuracy, and no split is watched here"
+            f"recipe: patience waits for a better validation {scoring.metrics[0].name}, and no split is watched here"
         )
     if recipe.policy is not None:
         _check_policy(task, recipe)
-    check_loss(loss, shape, classes)
+    if recipe.erasing and len(shape) != 3:
+        raise ConfigError(
+            f"recipe: erasing is for images, and an input of task '{task.name}' has shape {shape}"
+        )
+    check_loss(loss, shape, scoring)
+    if not isinstance(scoring, Classification):
+        _check_other(task, recipe, teacher)
+        return
+    classes = scoring.classes
     if asking := [name for name in ("mixup", "cutmix", "label_smoothing") if getattr(recipe, name)]:
         _check_soft(loss, asking, shape, classes)
     if recipe.label_smoothing and getattr(loss, "label_smoothing", 0):
@@ -54,9 +63,7 @@ def check_trainable(
         _check_teacher(teacher, shape, classes)
 
 
-def check_single_images(
-    network: nn.Module, shape: tuple[int, int, int], way_out: str, *selection: Any
-) -> None:
+def check_single_images(network: nn.Module, shape: tuple[int, ...], way_out: str, *selection: Any) -> None:
     """Refuse, with a ConfigError that ends with `way_out`, to train a network on batches of one image of `shape`
     (C, H, W) where a BatchNorm of it gets a map of one pixel: one value per channel has no variance.
 
@@ -89,6 +96,15 @@ def soft(targets: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
     return rows * (1 - smoothing) + smoothing / classes
 
 
+def _check_other(task: Task, recipe: Recipe, teacher: nn.Module | None) -> None:
+    """Refuse what a recipe can do with classes alone."""
+    asking = [name for name in ("mixup", "cutmix", "label_smoothing", "teacher") if getattr(recipe, name)]
+    if teacher is not None and "teacher" not in asking:
+        asking.append("teacher")
+    if asking:
+        refuse_other(task, f"recipe: {' and '.join(asking)}")
+
+
 def _check_policy(task: Task, recipe: Recipe) -> None:
     name = next(n for n in ("autoaugment", "randaugment", "trivialaugment") if getattr(recipe, n))
     if not getattr(task, "policies", False):
@@ -96,13 +112,14 @@ def _check_policy(task: Task, recipe: Recipe) -> None:
             f"recipe: {name} needs a task that puts a policy among its training transforms, and task '{task.name}' "
             "does not; leave it out (erasing, mixup and cutmix work with every task), or choose another task"
         )
-    if task.shape[0] not in (1, 3):
+    if len(task.shape) != 3 or task.shape[0] not in (1, 3):
         raise ConfigError(
-            f"recipe: {name} is for images of 1 or 3 channels; those of task '{task.name}' have {task.shape[0]}"
+            f"recipe: {name} is for images of 1 or 3 channels; those of task '{task.name}' have shape "
+            f"{tuple(task.shape)}"
         )
 
 
-def _check_soft(loss: nn.Module, asking: list[str], shape: tuple[int, int, int], classes: int) -> None:
+def _check_soft(loss: nn.Module, asking: list[str], shape: tuple[int, ...], classes: int) -> None:
     """A loss takes probabilities where rows of zeros with a one give what the labels give."""
     device = where(loss)
     logits = torch.linspace(-1, 1, 2 * classes, device=device).reshape(2, classes)
@@ -128,7 +145,7 @@ def _check_soft(loss: nn.Module, asking: list[str], shape: tuple[int, int, int],
         raise ConfigError(f"{told}: of the same labels it makes another number; {way_out}")
 
 
-def _check_teacher(teacher: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
+def _check_teacher(teacher: nn.Module, shape: tuple[int, ...], classes: int) -> None:
     try:
         found = output_shape(teacher, shape)
     except Exception as error:

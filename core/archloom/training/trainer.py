@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from ..augmentation import mixing
 from ..losses import distillation
+from ..metrics import Classification, scoring_of
 from ..model import Model
 from ..randomness import derive_seed, forked_rng
 from ..surroundings import plainly
-from ..task import batches
+from ..task import Task, batches
 from .checkpoint import State
 from .optimization import Averaged, build_optimizer
 from .precision import check_finite, precision_context
 from .recipe import Recipe, learning_rate
-from .scoring import Tally, doubt, evaluate, topk_of
+from .scoring import Tally, doubt, evaluate
 from .statistics import BATCH, IMAGES, Statistics
 from .trainable import soft
 
@@ -36,7 +37,7 @@ class Trainer:
         self,
         model: Model,
         recipe: Recipe,
-        classes: int,
+        task: Task,
         seed: int,
         device: torch.device,
         precision: str,
@@ -44,7 +45,7 @@ class Trainer:
         teacher: nn.Module | None = None,
         calibrating: Callable[[], Any] | None = None,
     ) -> None:
-        self.model, self.recipe, self.classes, self.seed = model.to(device), recipe, classes, seed
+        self.model, self.recipe, self.task, self.seed = model.to(device), recipe, task, seed
         self.device, self.precision, self.workers, self.teacher = device, precision, workers, teacher
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -56,8 +57,9 @@ class Trainer:
             None if recipe.ema is None else Averaged(model, recipe.ema),
             Statistics(recipe, partial(self._images, calibrating), precision),
         )
-        self.mix = mixing(recipe.mixup, recipe.cutmix, classes)
-        self.ks = tuple(k for k in topk_of(model, classes) if k > 1)
+        self.scoring = scoring_of(task, model)
+        self.classes = self.scoring.classes if isinstance(self.scoring, Classification) else 0
+        self.mix = mixing(recipe.mixup, recipe.cutmix, self.classes)
         if teacher is not None:
             teacher.to(device).eval()
 
@@ -67,7 +69,7 @@ class Trainer:
         recipe, number = self.recipe, self.state.done
         self.state.give_back()
         self.model.train()
-        started, tally = time.perf_counter(), Tally(self.ks, self.device)
+        started, tally = time.perf_counter(), Tally(self.scoring, self.device)
         steps, rate = max(1, len(data) // recipe.batch_size), 0.0
         stream = batches(
             data,
@@ -105,25 +107,25 @@ class Trainer:
             x, targets = self.mix(x, y)
             y = targets.argmax(1)
         with precision_context(self.device, self.precision):
-            logits = self.forward(x)
-            loss = self.loss(x, logits, targets)
+            outputs = self.forward(x)
+            loss = self.loss(x, outputs, targets)
         if opens:
             # not before the forward pass: what is freed now, the backward pass takes again
             self.state.optimizer.zero_grad(set_to_none=True)
         self.state.scaler.scale(loss / group if group > 1 else loss).backward()
-        tally.add(loss.detach(), logits.detach(), y)
+        tally.add(loss.detach(), outputs.detach(), y)
 
-    def loss(self, x: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-        """The recipe's loss of images (N, C, H, W), a scalar: smoothed targets, and the teacher's part."""
+    def loss(self, x: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The recipe's loss of inputs (N, *shape), a scalar: smoothed targets, and the teacher's part."""
         recipe = self.recipe
         if recipe.label_smoothing:
             targets = soft(targets, self.classes, recipe.label_smoothing)
-        loss: Tensor = self.model.loss(logits, targets)
+        loss: Tensor = self.model.loss(outputs, targets)
         if self.teacher is None:
             return loss
         with torch.no_grad():
             taught = self.teacher(x)
-        told = distillation(logits.float(), taught.float(), temperature=recipe.temperature)
+        told = distillation(outputs.float(), taught.float(), temperature=recipe.temperature)
         return (1 - recipe.distill_weight) * loss + recipe.distill_weight * told
 
     def _move(self) -> None:
@@ -171,10 +173,12 @@ class Trainer:
 
     def warn(self, metrics: Mapping[str, float], split: str, images: int) -> None:
         """Say what is odd about the last epoch: no better than guessing, or far worse than on training images."""
+        if not isinstance(self.scoring, Classification):
+            return
         if told := doubt(metrics["accuracy"], metrics[f"{split}.accuracy"], self.classes, images):
             logger.warning("after %d epochs the network is doubtful: %s", self.state.done, told)
 
     def _judged(self, network: nn.Module, watched: Any, prefix: str) -> dict[str, float]:
         stream = batches(watched, 512, device=self.device, workers=self.workers)
-        judged = evaluate(network, stream, self.classes, self.precision)
+        judged = evaluate(network, stream, self.task, self.precision)
         return {f"{prefix}.{name}": value for name, value in judged.items()}

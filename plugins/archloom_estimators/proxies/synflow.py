@@ -56,7 +56,7 @@ def _neutralize(norm: Any) -> None:
             tensor.fill_(value)
 
 
-def synflow(model: nn.Module, shape: tuple[int, int, int]) -> float:
+def synflow(model: nn.Module, shape: tuple[int, ...]) -> float:
     """sum over the weights of S(theta) = dR/dtheta * theta, R = 1^T f(1; |theta|) (Tanaka et al., eq. 1 and 2).
 
     shape: (C, H, W) of the image of ones. The model is changed: its weights become positive and of double
