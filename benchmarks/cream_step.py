@@ -23,6 +23,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ from archloom.documents import json_text
 from archloom.latency import setting_of
 from archloom.model import ModelParts
 from archloom.plugins import Host
-from archloom.ranks import Ranks
 from archloom.space import sample
+from archloom.testing import run_context
 from archloom_cream import Cream, CreamHead, CreamPool, CreamSpace
 from archloom_cream.board import Entry
 from archloom_cream.record import Record
@@ -54,14 +55,10 @@ def cream(device: torch.device, teacher: str) -> Cream:
         "train_size": 10 * BATCH,
     }
     space = CreamSpace()
+    context = run_context(space, fake.make(fake.validate(options)))
+    parts = ModelParts(neck=CreamPool, head=lambda c, n: CreamHead(c, n))
     method = Cream(
-        space,
-        fake.make(fake.validate(options)),
-        seed=0,
-        ranks=Ranks(),
-        model=ModelParts(neck=CreamPool, head=lambda c, n: CreamHead(c, n)),
-        device=device,
-        precision="float32",
+        replace(context, model=parts, device=device),
         epochs=1000,
         # a path of a training step is no path for the board here: the scan and the step are what is timed
         start_epoch=999,

@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from archloom.latency import setting_of
 from archloom.model import ModelParts
 from archloom.plugins import Host
 from archloom.ranks import Ranks
+from archloom.testing import run_context
 from archloom_cream import Cream, CreamSpace
 from archloom_cream.board import Entry
 from archloom_fbnet import FBNet, FBNetSpace
@@ -63,9 +65,7 @@ def fbnet(batch: int, device: torch.device) -> Iterator[tuple[str, Callable[[], 
 def cream(batch: int, device: torch.device) -> Iterator[tuple[str, Callable[[], float]]]:
     """(what, a step that gives its cross entropy), four of them."""
     method = Cream(
-        CreamSpace(),
-        task(batch),
-        **parts(device),
+        replace(run_context(CreamSpace(), task(batch)), device=device),
         epochs=10,
         start_epoch=9,
         batch_size=batch,

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from archloom.architecture import Architecture
+from archloom.context import RunContext
 from archloom.model import Model, evaluating
 from archloom.randomness import python_rng
-from archloom.ranks import Ranks
 from archloom.space import side_of
-from archloom.task import Split, Task, batches
+from archloom.task import Split, batches
 from archloom.training import precision_context, recalibrate_batchnorm
 
 from .paths import PathCosts, Shape
@@ -35,20 +35,15 @@ class Judge:
         self,
         supernet: Model,
         costs: PathCosts,
-        task: Task,
+        context: RunContext,
         *,
         held_out: Split,
         images: int,
         recalibration: int,
-        seed: int,
-        ranks: Ranks,
-        device: torch.device,
-        precision: str,
     ) -> None:
-        self.supernet, self.costs, self.task = supernet, costs, task
+        self.supernet, self.costs, self.context = supernet, costs, context
         self.held_out: Split = held_out
-        self.images, self.recalibration, self.seed = images, recalibration, seed
-        self.ranks, self.device, self.precision = ranks, device, precision
+        self.images, self.recalibration = images, recalibration
         self._kept: dict[Shape, tuple[Stream, Stream]] = {}
 
     def __call__(self, architecture: Architecture) -> float:
@@ -56,30 +51,33 @@ class Judge:
         calibrating, judged = self._data(self.costs.shape(architecture))
         child = self.supernet.extract(architecture)
         recalibrate_batchnorm(child, calibrating)
-        counted = torch.zeros(2, dtype=torch.float64, device=self.device)
+        counted = torch.zeros(2, dtype=torch.float64, device=self.context.device)
         with evaluating(child), torch.inference_mode():
             for x, y in judged:
-                with precision_context(self.device, self.precision):
+                with precision_context(self.context.device, self.context.precision):
                     hits = child(x).argmax(1) == y
-                counted += torch.stack([hits.sum().double(), torch.tensor(len(y), device=self.device)])
-        correct, images = self.ranks.sum(counted).tolist()
+                counted += torch.stack(
+                    [hits.sum().double(), torch.tensor(len(y), device=self.context.device)]
+                )
+        correct, images = self.context.ranks.sum(counted).tolist()
         return float(100 * correct / images)
 
     def _data(self, shape: Shape) -> tuple[Stream, Stream]:
         if shape not in self._kept:
-            side = side_of(shape, self.task)
+            ranks, device = self.context.ranks, self.context.device
+            side = side_of(shape, self.context.task)
             calibrating = self._chosen("weights", self.recalibration * BATCH, side)
             judged = self._chosen(self.held_out, self.images, side)
             self._kept[shape] = (
-                list(batches(calibrating, BATCH, device=self.device)),
+                list(batches(calibrating, BATCH, device=device)),
                 # every rank has an image or more: ranks without one would still take part in the sum
-                list(batches(judged, BATCH * self.ranks.world, ranks=self.ranks, device=self.device)),
+                list(batches(judged, BATCH * ranks.world, ranks=ranks, device=device)),
             )
         return self._kept[shape]
 
     def _chosen(self, split: Split, count: int, side: int | None) -> Subset[Any]:
         """At most `count` images of a split, drawn once from the seed."""
-        data = self.task.dataset(split, resolution=side)
+        data = self.context.task.dataset(split, resolution=side)
         positions = list(range(len(data)))  # type: ignore[arg-type]
-        python_rng(self.seed, "judged", split).shuffle(positions)
+        python_rng(self.context.seed, "judged", split).shuffle(positions)
         return Subset(data, positions[:count])

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from archloom.architecture import Architecture
+from archloom.context import RunContext
 from archloom.errors import ConfigError, SearchError
 from archloom.model import Model, ModelParts
 from archloom.randomness import derive_seed, forked_rng, python_rng
-from archloom.ranks import Ranks
 from archloom.shared import Supernet
 from archloom.space import side_of
 from archloom.strategy import Progress
-from archloom.task import Task, batches
+from archloom.task import batches
 from archloom.training import parameter_groups, precision_context
 from archloom.trial import Trial
 
@@ -62,14 +62,8 @@ class Cream:
 
     def __init__(
         self,
-        space: Any,
-        task: Task,
+        context: RunContext,
         *,
-        seed: int,
-        ranks: Ranks,
-        model: ModelParts,
-        device: torch.device,
-        precision: str,
         epochs: int = 120,
         batch_size: int = 1024,
         lr: float = 0.5,
@@ -94,37 +88,34 @@ class Cream:
         numbers = {"board": board, "slices": slices, "meta_every": meta_every, "unit_steps": unit_steps}
         numbers |= {"board_images": board_images, "recalibration": recalibration}
         check_options(epochs, start_epoch, lr, momentum, macs, numbers)
-        self.space, self.task, self.seed, self.ranks = space, task, seed, ranks
-        self.device, self.precision = device, precision
+        self.context, self.space, self.task = context, context.space, context.task
+        self.seed, self.ranks, self.device = context.seed, context.ranks, context.device
         self.epochs, self.start_epoch, self.batch_size = epochs, start_epoch, batch_size
         self.lr, self.clip, self.slices, self.meta_every = lr, clip, slices, meta_every
         self.reference = frozenset(DEPARTURES if reference is True else reference or ())
-        if "features" in self.reference and batch_size // ranks.world < slices:
+        if "features" in self.reference and batch_size // self.ranks.world < slices:
             raise ConfigError(
                 f"reference 'features' takes slices = {slices} images from a process's batch, and it has "
-                f"{batch_size // ranks.world}; make batch_size larger"
+                f"{batch_size // self.ranks.world}; make batch_size larger"
             )
-        self.supernet = self._supernet(model)
-        self.costs = PathCosts(self.supernet, space, task)
-        self.runner = Runner(self.supernet, self.costs, device, precision)
+        self.supernet = self._supernet(context.model)
+        self.costs = PathCosts(self.supernet, self.space, self.task)
+        self.runner = Runner(self.supernet, self.costs, context)
         in_force: Sampling = "uniform" if "sampling" in self.reference else sampling
         given = (probabilities or {}) if in_force == sampling else {}
         bounds = None if macs is None or "range" in self.reference else (macs[0], macs[1])
-        self.sampler = Sampler(space, self.costs, in_force, bounds, given)
+        self.sampler = Sampler(self.space, self.costs, in_force, bounds, given)
         groups = parameter_groups(self.supernet, weight_decay, decay_all=False)
         self.optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=context.precision == "float16")
         self.board = Board(board, by_gap="score" in self.reference, dearer_first="order" in self.reference)
         probe = self._load_data(held_out, board_images, recalibration)
         self.teachers = Teachers(
             self.runner,
             probe,
-            len(task.classes),
             pick=teacher,
             lr=meta_lr,
             momentum=momentum,
-            seed=seed,
-            ranks=ranks,
             reference=self.reference,
         )
         steps = max(1, len(self.data) // batch_size)  # type: ignore[arg-type]
@@ -170,7 +161,7 @@ class Cream:
             held_out = self._validation_batch(step)
             self.teachers.learn(a, self.board, x, held_out, self.supernet.loss, lr, step)
         self.optimizer.zero_grad(set_to_none=True)  # so that neither momentum nor decay moves other paths
-        with precision_context(self.device, self.precision):
+        with precision_context(self.device, self.context.precision):
             logits = self.supernet(self.runner.sized(x, a), a)
             ce = self.supernet.loss(logits, y)
         loss, logits = ce.float(), logits.float()
@@ -337,14 +328,10 @@ class Cream:
         self.judge = Judge(
             self.supernet,
             self.costs,
-            self.task,
+            self.context,
             held_out=held_out,
             images=images,
             recalibration=recalibration,
-            seed=self.seed,
-            ranks=self.ranks,
-            device=self.device,
-            precision=self.precision,
         )
         sizes = {"weights": len(self.data), held_out: available}  # type: ignore[arg-type]
         check_batches(self.supernet, self.costs, self.batch_size, sizes, self.slices, self.ranks.world)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from archloom.architecture import Architecture
+from archloom.context import RunContext
 from archloom.model import Model
 from archloom.training import precision_context
 
@@ -22,8 +23,8 @@ from .paths import PathCosts
 class Runner:
     """f(x; a, w): one path `a` of the supernet, with its own weights or with `w` in their place."""
 
-    def __init__(self, supernet: Model, costs: PathCosts, device: torch.device, precision: str) -> None:
-        self.supernet, self.costs, self.device, self.precision = supernet, costs, device, precision
+    def __init__(self, supernet: Model, costs: PathCosts, context: RunContext) -> None:
+        self.supernet, self.costs, self.context = supernet, costs, context
         self._norms = [module for module in supernet.modules() if isinstance(module, _BatchNorm)]
 
     def sized(self, x: Tensor, a: Architecture) -> Tensor:
@@ -46,7 +47,7 @@ class Runner:
         """softmax of `logits`, in float32; with the supernet's own weights, in the run's precision."""
         if w is not None:
             return torch.softmax(self.logits(a, x, w), 1)
-        with precision_context(self.device, self.precision):
+        with precision_context(self.context.device, self.context.precision):
             logits = self.logits(a, x)
         return torch.softmax(logits.float(), 1)
 

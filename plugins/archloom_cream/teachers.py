@@ -11,7 +11,6 @@ from torch import Tensor
 from archloom.architecture import Architecture
 from archloom.drawing import own_rng
 from archloom.errors import SearchError
-from archloom.ranks import Ranks
 
 from .board import Board
 from .matching import MatchingNetwork, distillation, meta_gradient
@@ -45,19 +44,16 @@ class Teachers:
         self,
         runner: Runner,
         probe: Tensor,
-        num_classes: int,
         *,
         pick: Pick,
         lr: float,
         momentum: float,
-        seed: int,
-        ranks: Ranks,
         reference: frozenset[Departure],
     ) -> None:
         self.runner, self.probe, self.pick, self.lr = runner, probe, pick, lr
-        self.ranks, self.reference = ranks, reference
-        with own_rng(seed, "meta network"):
-            self.meta = MatchingNetwork(len(probe), num_classes).to(probe.device)
+        self.ranks, self.reference = runner.context.ranks, reference
+        with own_rng(runner.context.seed, "meta network"):
+            self.meta = MatchingNetwork(len(probe), len(runner.context.task.classes)).to(probe.device)
         self.theta = list(self.meta.parameters())
         self.optimizer = torch.optim.SGD(self.theta, lr=lr, momentum=momentum, nesterov=momentum > 0)
 

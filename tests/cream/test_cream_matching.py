@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from archloom.model import GlobalAverage, Model
 from archloom.shared import Supernet
+from archloom.testing import run_context
 from archloom_cream import CreamHead, CreamSpace
 from archloom_cream.board import Board, Entry
 from archloom_cream.matching import MatchingNetwork, distillation, joined_loss, meta_gradient
@@ -37,7 +38,7 @@ def recorded(request):
     space = CreamSpace()
     model = Model(Supernet(space, 0), GlobalAverage(), CreamHead(320, 1000), nn.CrossEntropyLoss())
     fill(model, space.supernet_format.theirs)
-    runner = Runner(model.train(), PathCosts(model, space, Colours()), torch.device("cpu"), "float32")
+    runner = Runner(model.train(), PathCosts(model, space, Colours()), run_context(space, Colours()))
     meta = MatchingNetwork(4, 1000)
     meta.load_state_dict(
         {

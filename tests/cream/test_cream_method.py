@@ -6,6 +6,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,11 +18,10 @@ from torch.utils.data import TensorDataset
 from archloom.architecture import Choice
 from archloom.cost import count
 from archloom.errors import ConfigError, SearchError, SpaceError
-from archloom.model import ModelParts
 from archloom.randomness import python_rng
 from archloom.ranks import Ranks
 from archloom.space import Around, build_chain, sample
-from archloom.testing import WeightSharingContract
+from archloom.testing import WeightSharingContract, run_context
 from archloom_cream import Cream, CreamSpace
 from archloom_cream.schedule import linear, plan, reference_linear
 
@@ -66,16 +66,9 @@ def make(space: Any = None, *, seed: int = 1, ranks: Ranks | None = None, **opti
         "meta_every": 2,
         "recalibration": 1,
     }
-    return Cream(
-        space or small(),
-        options.pop("task", Stripes()),
-        seed=seed,
-        ranks=ranks or Ranks(),
-        model=options.pop("model", ModelParts()),
-        device=torch.device("cpu"),
-        precision=options.pop("precision", "float32"),
-        **(defaults | options),
-    )
+    handed = {name: options.pop(name) for name in ("model", "precision") if name in options}
+    context = run_context(space or small(), options.pop("task", Stripes()), seed=seed, ranks=ranks)
+    return Cream(replace(context, **handed), **(defaults | options))
 
 
 def trained(*args: Any, **options: Any) -> Cream:
