@@ -1,4 +1,4 @@
-"""A network from a `model:` section. The numbers are those of the promises in docs/models.md."""
+"""A network from a `model:` section."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ def built(task=Pictures, seed=0, **sections):
     return build_model({"backbone": "Tiny", **sections}, task(), HOST, seed=seed)
 
 
-# -- 1: four parts, each a type with arguments -----------------------------------------------------------
+# -- four parts, each a type with arguments -----------------------------------------------------------
 
 
-def test_1_a_model_is_four_parts_of_which_the_head_holds_the_loss():
+def test_a_model_is_four_parts_of_which_the_head_holds_the_loss():
     model = built(
         backbone={"type": "Tiny", "width": 6},
         neck={"type": "GeneralizedMean", "p": 2.0},
@@ -106,7 +106,7 @@ def test_1_a_model_is_four_parts_of_which_the_head_holds_the_loss():
     assert torch.allclose(model.loss(logits, labels), smoothed)
 
 
-def test_1_the_loss_may_stand_beside_the_head_but_not_in_both_places():
+def test_the_loss_may_stand_beside_the_head_but_not_in_both_places():
     inside = parse_model({"head": {"type": "LinearHead", "loss": {"type": "L1Loss", "loss_weight": 2}}})
     beside = parse_model({"head": "LinearHead", "loss": {"type": "L1Loss", "loss_weight": 2}})
     assert inside == beside
@@ -115,7 +115,7 @@ def test_1_the_loss_may_stand_beside_the_head_but_not_in_both_places():
         parse_model({"head": {"type": "LinearHead", "loss": "L1Loss"}, "loss": "CrossEntropyLoss"})
 
 
-def test_1_the_same_parts_are_taken_as_python_objects():
+def test_the_same_parts_are_taken_as_python_objects():
     torch.manual_seed(0)
     neck, head, loss = GlobalAverage(), nn.Linear(8, 7), nn.CrossEntropyLoss(label_smoothing=0.1)
     parts = ModelParts(neck=neck, head=head, loss=loss)
@@ -126,7 +126,7 @@ def test_1_the_same_parts_are_taken_as_python_objects():
     assert torch.equal(model(images), head(neck(model.backbone(images))))
 
 
-def test_1_everything_is_validated_before_anything_is_built():
+def test_everything_is_validated_before_anything_is_built():
     made = []
 
     def counted(in_channels: int) -> nn.Module:
@@ -159,7 +159,7 @@ def test_1_everything_is_validated_before_anything_is_built():
     assert made == [3]
 
 
-def test_1_a_model_is_read_from_a_file_alone_or_with_other_sections(tmp_path):
+def test_a_model_is_read_from_a_file_alone_or_with_other_sections(tmp_path):
     alone, whole, broken_file = (tmp_path / name for name in ("alone.yaml", "whole.yaml", "broken.yaml"))
     alone.write_text("backbone: {type: Tiny, width: 5}\nhead: {type: LinearClsHead, loss: L1Loss}\n")
     whole.write_text(
@@ -176,7 +176,7 @@ def test_1_a_model_is_read_from_a_file_alone_or_with_other_sections(tmp_path):
         parse_model("Tiny")
 
 
-def test_1_weights_are_a_function_of_the_seed_and_nothing_global_moves():
+def test_weights_are_a_function_of_the_seed_and_nothing_global_moves():
     before = torch.random.get_rng_state()
     first, again, other = (state_of(built(seed=seed)) for seed in (3, 3, 4))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -185,10 +185,10 @@ def test_1_weights_are_a_function_of_the_seed_and_nothing_global_moves():
     assert not torch.equal(first["head.fc.weight"], other["head.fc.weight"])
 
 
-# -- 2: every network of a space is a backbone -----------------------------------------------------------
+# -- every network of a space is a backbone -----------------------------------------------------------
 
 
-def test_2_a_named_architecture_is_a_backbone_made_for_the_images_of_the_task():
+def test_a_named_architecture_is_a_backbone_made_for_the_images_of_the_task():
     model = build_model({"backbone": {"type": "architecture", "name": "fbnet_96_035_1"}}, Grey(), HOST)
     assert model.eval()(torch.randn(2, 1, 32, 32)).shape == (2, 3)
     assert next(model.backbone.parameters()).shape[1] == 1
@@ -199,7 +199,7 @@ def test_2_a_named_architecture_is_a_backbone_made_for_the_images_of_the_task():
     }
 
 
-def test_2_a_found_architecture_is_a_backbone_from_its_file_or_run_folder(tmp_path):
+def test_a_found_architecture_is_a_backbone_from_its_file_or_run_folder(tmp_path):
     options = {"type": "fbnet", "stages": [[8, 2, 2]], "head_width": 24, "in_channels": 3}
     space = FBNetSpace(stages=[[8, 2, 2]], head_width=24, in_channels=3)
     architecture = space.architecture(["ir_k3_e3", "ir_k5_e1"])
@@ -222,12 +222,12 @@ def test_2_a_found_architecture_is_a_backbone_from_its_file_or_run_folder(tmp_pa
         ({"name": "fbnet_aa"}, "unknown architecture 'fbnet_aa'; did you mean 'fbnet_a'"),
     ],
 )
-def test_2_an_architecture_that_cannot_be_meant_is_refused(options, message):
+def test_an_architecture_that_cannot_be_meant_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         built(backbone={"type": "architecture", **options})
 
 
-def test_2_a_backbone_is_needed_and_must_be_known():
+def test_a_backbone_is_needed_and_must_be_known():
     with pytest.raises(ConfigError, match="the model names no backbone"):
         build_model({}, Pictures(), HOST)
     with pytest.raises(UnknownName, match=r"unknown backbone 'ResNett'; did you mean 'ResNet'.*architecture"):
@@ -236,15 +236,15 @@ def test_2_a_backbone_is_needed_and_must_be_known():
         built(backbone="Broken")
 
 
-def test_2_a_search_refuses_a_backbone_since_its_space_has_one():
+def test_a_search_refuses_a_backbone_since_its_space_has_one():
     with pytest.raises(ConfigError, match=r"model.backbone is 'Tiny', but here the search space supplies"):
         model_parts(HOST, parse_model({"backbone": "Tiny"}))
 
 
-# -- 4: in_channels is found, and parts that do not fit are refused --------------------------------------
+# -- in_channels is found, and parts that do not fit are refused --------------------------------------
 
 
-def test_4_in_channels_is_inferred_behind_backbone_and_neck():
+def test_in_channels_is_inferred_behind_backbone_and_neck():
     assert built(head="LinearClsHead").head.in_channels == 8
     assert built(backbone={"type": "Tiny", "both": True}, head="LinearClsHead").head.in_channels == 8
     assert built(head={"type": "LinearClsHead", "in_channels": 8, "num_classes": 7}).head.in_channels == 8
@@ -295,12 +295,12 @@ def test_4_in_channels_is_inferred_behind_backbone_and_neck():
         ),
     ],
 )
-def test_4_parts_that_do_not_fit_are_refused_with_the_part_and_both_shapes(sections, message):
+def test_parts_that_do_not_fit_are_refused_with_the_part_and_both_shapes(sections, message):
     with pytest.raises(ConfigError, match=message):
         built(**sections)
 
 
-def test_4_a_backbone_that_cannot_take_the_images_is_refused_with_their_shape():
+def test_a_backbone_that_cannot_take_the_images_is_refused_with_their_shape():
     class Flat(Pictures):
         shape = (3, 4, 4)
 
@@ -311,7 +311,7 @@ def test_4_a_backbone_that_cannot_take_the_images_is_refused_with_their_shape():
         build_model({"backbone": {"type": "torchvision", "name": "alexnet"}}, Flat(), HOST)
 
 
-def test_4_a_neck_that_cannot_take_several_maps_is_refused_with_their_shapes():
+def test_a_neck_that_cannot_take_several_maps_is_refused_with_their_shapes():
     parts = ModelParts(neck=nn.Flatten)
     with pytest.raises(
         ConfigError,
@@ -320,13 +320,13 @@ def test_4_a_neck_that_cannot_take_several_maps_is_refused_with_their_shapes():
         parts.assemble(Tiny(both=True), shape=(3, 8, 8), num_classes=2)
 
 
-def test_4_topk_accuracies_are_counted_as_by_hand():
+def test_topk_accuracies_are_counted_as_by_hand():
     logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 3.0, 2.0], [3.0, 1.0, 2.0]])
     found = topk_accuracy(logits, torch.tensor([0, 0, 2, 2]), (1, 2, 3))
     assert found == {"top1": 25.0, "top2": 75.0, "top3": 100.0}
 
 
-# -- 6: a stranger's part needs no edit of ours ----------------------------------------------------------
+# -- a stranger's part needs no edit of ours ----------------------------------------------------------
 
 MY_PARTS = '''
 import torch
@@ -371,7 +371,7 @@ def register_components(register):
 '''
 
 
-def test_6_parts_of_a_users_own_file_make_a_model_that_the_trainer_trains(tmp_path):
+def test_parts_of_a_users_own_file_make_a_model_that_the_trainer_trains(tmp_path):
     file = tmp_path / "my_parts.py"
     file.write_text(MY_PARTS)
     own = Host(files=[file])
@@ -389,10 +389,10 @@ def test_6_parts_of_a_users_own_file_make_a_model_that_the_trainer_trains(tmp_pa
     assert epochs[-1].metrics["loss"] < 0.85 * epochs[0].metrics["loss"]
 
 
-# -- 8: like a model that was found ----------------------------------------------------------------------
+# -- like a model that was found ----------------------------------------------------------------------
 
 
-def test_8_a_configured_model_is_counted_trained_saved_and_loaded_like_a_found_one(tmp_path):
+def test_a_configured_model_is_counted_trained_saved_and_loaded_like_a_found_one(tmp_path):
     task = digits(train_size=80)
     config = {"backbone": {"type": "Tiny", "width": 3}, "head": "LinearClsHead"}
     model = build_model(config, task, HOST)
@@ -407,10 +407,10 @@ def test_8_a_configured_model_is_counted_trained_saved_and_loaded_like_a_found_o
     assert torch.allclose(again.eval()(images), model.eval()(images), atol=1e-6)
 
 
-# -- 9: the worked example, as printed -------------------------------------------------------------------
+# -- the worked example, as printed -------------------------------------------------------------------
 
 
-def test_9_the_file_that_the_page_prints_registers_what_ships_as_resnet_cifar(tmp_path):
+def test_the_file_that_the_page_prints_registers_what_ships_as_resnet_cifar(tmp_path):
     page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
     (printed,) = re.findall(r"my_backbone.py\"\).write_text\('''\n(.*?)'''\)", page, re.S)
     (tmp_path / "printed_parts.py").write_text(printed)

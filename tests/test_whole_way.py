@@ -29,7 +29,7 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_8_the_worked_example_is_trained_judged_predicted_and_exported_by_its_commands(
+def test_the_worked_example_is_trained_judged_predicted_and_exported_by_its_commands(
     tmp_path: Path,
 ) -> None:
     from PIL import Image

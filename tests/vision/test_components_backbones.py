@@ -1,4 +1,4 @@
-"""Backbones. The numbers are those of the promises in docs/models.md."""
+"""Backbones."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def hooked(network, part, x):
     return seen[0]
 
 
-# -- 2: ResNet, against torchvision's and timm's ---------------------------------------------------------
+# -- ResNet, against torchvision's and timm's ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-def test_2_resnet_computes_what_torchvisions_does(depth):
+def test_resnet_computes_what_torchvisions_does(depth):
     theirs = torchvision.models.get_model(f"resnet{depth}", weights=None)
     ours = ResNet(depth=depth)
     state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
@@ -44,7 +44,7 @@ def test_2_resnet_computes_what_torchvisions_does(depth):
         assert torch.allclose(ours.eval()(images()), hooked(theirs, theirs.avgpool, images()), atol=1e-5)
 
 
-def test_2_all_depths_have_torchvisions_parameters():
+def test_all_depths_have_torchvisions_parameters():
     for depth in (34, 101, 152):
         with torch.device("meta"):
             ours, theirs = ResNet(depth=depth), torchvision.models.get_model(f"resnet{depth}")
@@ -52,7 +52,7 @@ def test_2_all_depths_have_torchvisions_parameters():
         assert mine == {k: v.shape for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
 
 
-def test_2_weights_of_torchvision_are_read_from_a_file(tmp_path):
+def test_weights_of_torchvision_are_read_from_a_file(tmp_path):
     theirs = torchvision.models.resnet18(weights=None)
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pt")
     ours = ResNet(depth=18, num_stages=3, weights=str(tmp_path / "resnet18.pt"))
@@ -60,7 +60,7 @@ def test_2_weights_of_torchvision_are_read_from_a_file(tmp_path):
     assert not hasattr(ours, "layer4")
 
 
-def test_2_the_deep_stem_is_that_of_timms_resnet50c():
+def test_the_deep_stem_is_that_of_timms_resnet50c():
     timm = pytest.importorskip("timm")
     theirs = timm.create_model("resnet50c", num_classes=0)
     ours = ResNet(depth=50, deep_stem=True)
@@ -69,7 +69,7 @@ def test_2_the_deep_stem_is_that_of_timms_resnet50c():
         assert torch.allclose(ours.eval()(images()), theirs.eval().forward_features(images()), atol=1e-5)
 
 
-def test_2_the_caffe_style_has_its_strides_in_the_first_pointwise_convolution():
+def test_the_caffe_style_has_its_strides_in_the_first_pointwise_convolution():
     def strides(style):
         block = ResNet(depth=50, style=style).layer2[0]
         return [conv.stride[0] for conv in (block.conv1, block.conv2, block.conv3)]
@@ -79,7 +79,7 @@ def test_2_the_caffe_style_has_its_strides_in_the_first_pointwise_convolution():
     assert output_shape(ResNet(depth=50, style="caffe"), (3, 64, 64)) == (1, 2048, 2, 2)
 
 
-def test_2_out_indices_choose_the_stages_maps():
+def test_out_indices_choose_the_stages_maps():
     every = ResNet(depth=18, out_indices=[0, 1, 2, 3]).eval()
     maps = every(images())
     assert [tuple(m.shape[1:]) for m in maps] == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
@@ -106,12 +106,12 @@ def test_2_out_indices_choose_the_stages_maps():
         ({"conv_cfg": {"type": "Conv2d", "dilatoin": 2}}, "conv_cfg Conv2d cannot be made .*dilatoin"),
     ],
 )
-def test_2_a_resnet_that_cannot_be_meant_is_refused(options, message):
+def test_a_resnet_that_cannot_be_meant_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         ResNet(**({"depth": 18} | options))
 
 
-# -- 2: torchvision and timm -----------------------------------------------------------------------------
+# -- torchvision and timm -----------------------------------------------------------------------------
 
 POOLED = {
     "alexnet": "avgpool",
@@ -128,7 +128,7 @@ POOLED = {
 
 
 @pytest.mark.parametrize("name", POOLED)
-def test_2_a_network_of_torchvision_ends_at_the_map_that_it_pools(name):
+def test_a_network_of_torchvision_ends_at_the_map_that_it_pools(name):
     more = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(name, weights=None, **more)
@@ -143,7 +143,7 @@ def test_2_a_network_of_torchvision_ends_at_the_map_that_it_pools(name):
         assert torch.allclose(found, hooked(theirs, getattr(theirs, POOLED[name]), images(96)), atol=1e-5)
 
 
-def test_2_out_indices_of_torchvision_count_resolutions_as_timm_does():
+def test_out_indices_of_torchvision_count_resolutions_as_timm_does():
     timm = pytest.importorskip("timm")
     theirs = timm.create_model("resnet18", features_only=True)
     ours = TorchvisionBackbone(name="resnet18", out_indices=[0, 1, 2, 3, 4])
@@ -155,12 +155,12 @@ def test_2_out_indices_of_torchvision_count_resolutions_as_timm_does():
         TorchvisionBackbone(name="resnet18", out_indices=5)
 
 
-def test_2_maps_are_channels_first_even_of_networks_that_are_not():
+def test_maps_are_channels_first_even_of_networks_that_are_not():
     maps = TorchvisionBackbone(name="swin_t", out_indices=[0, 3]).eval()(images(64))
     assert [tuple(m.shape) for m in maps] == [(2, 96, 16, 16), (2, 768, 2, 2)]
 
 
-def test_2_a_vision_transformer_gives_its_tokens_as_a_map():
+def test_a_vision_transformer_gives_its_tokens_as_a_map():
     size = {
         "image_size": 32,
         "patch_size": 8,
@@ -184,7 +184,7 @@ def test_2_a_vision_transformer_gives_its_tokens_as_a_map():
 
 
 @pytest.mark.parametrize("channels", [1, 5])
-def test_2_torchvisions_networks_take_images_of_other_channels(channels):
+def test_torchvisions_networks_take_images_of_other_channels(channels):
     torch.manual_seed(0)
     backbone = TorchvisionBackbone(channels, name="resnet18")
     conv = backbone.steps["conv1"]
@@ -194,7 +194,7 @@ def test_2_torchvisions_networks_take_images_of_other_channels(channels):
     assert backbone.eval()(images(32, channels)).shape == (2, 512, 1, 1)
 
 
-def test_2_torchvisions_own_files_are_read(tmp_path):
+def test_torchvisions_own_files_are_read(tmp_path):
     theirs = torchvision.models.resnet18(weights=None)
     torch.save(theirs.state_dict(), tmp_path / "w.pt")
     ours = TorchvisionBackbone(name="resnet18", weights=str(tmp_path / "w.pt"))
@@ -202,7 +202,7 @@ def test_2_torchvisions_own_files_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "vit_tiny_patch16_224"])
-def test_2_a_network_of_timm_ends_at_the_map_that_it_pools(name):
+def test_a_network_of_timm_ends_at_the_map_that_it_pools(name):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     theirs = timm.create_model(name, num_classes=0).eval()
@@ -218,7 +218,7 @@ def test_2_a_network_of_timm_ends_at_the_map_that_it_pools(name):
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_2_out_indices_of_timm_are_its_features_only():
+def test_out_indices_of_timm_are_its_features_only():
     timm = pytest.importorskip("timm")
     theirs = timm.create_model("mobilenetv3_small_050", features_only=True, out_indices=[1, 3], in_chans=1)
     ours = TimmBackbone(1, name="mobilenetv3_small_050", out_indices=[1, 3])
@@ -233,21 +233,21 @@ def test_2_out_indices_of_timm_are_its_features_only():
 
 
 @pytest.mark.parametrize("make", [TorchvisionBackbone, TimmBackbone])
-def test_2_an_unknown_network_is_refused_with_the_nearest(make):
+def test_an_unknown_network_is_refused_with_the_nearest(make):
     if make is TimmBackbone:
         pytest.importorskip("timm")
     with pytest.raises(UnknownName, match=r"unknown network of \w+ 'resnett50'; did you mean 'resnet50'"):
         make(name="resnett50")
 
 
-# -- 6: the worked example -------------------------------------------------------------------------------
+# -- the worked example -------------------------------------------------------------------------------
 
 
 class Thumbnails:
     name, shape, classes = "thumbnails", (3, 32, 32), ("a", "b")
 
 
-def test_6_resnet_cifar_keeps_the_size_of_small_images_in_its_stem():
+def test_resnet_cifar_keeps_the_size_of_small_images_in_its_stem():
     model = build_model({"backbone": {"type": "ResNet_CIFAR", "depth": 18}}, Thumbnails(), Host())
     stem = model.backbone.stem(images(32))
     assert stem.shape == (2, 64, 32, 32)
@@ -256,27 +256,27 @@ def test_6_resnet_cifar_keeps_the_size_of_small_images_in_its_stem():
     assert ResNet(depth=18).stem(images(32)).shape == (2, 64, 8, 8)
 
 
-def test_6_resnet_cifar_refuses_a_deep_stem():
+def test_resnet_cifar_refuses_a_deep_stem():
     with pytest.raises(ConfigError, match="ResNet_CIFAR has a stem of its own; leave deep_stem out"):
         ResNetCIFAR(depth=18, deep_stem=True)
 
 
-# -- 7: initial weights, layers by name, frozen stages and norms -----------------------------------------
+# -- initial weights, layers by name, frozen stages and norms -----------------------------------------
 
 
-def test_7_convolutions_start_from_the_distribution_of_their_paper():
+def test_convolutions_start_from_the_distribution_of_their_paper():
     torch.manual_seed(0)
     conv = ResNet(depth=18).layer3[1].conv2
     assert conv.weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
 
 
-def test_7_a_block_may_start_as_the_identity():
+def test_a_block_may_start_as_the_identity():
     block = ResNet(depth=18, zero_init_residual=True).layer1[0]
     x = images(8, 64).relu()
     assert torch.equal(block(x), x)
 
 
-def test_7_norm_cfg_and_conv_cfg_choose_the_layers():
+def test_norm_cfg_and_conv_cfg_choose_the_layers():
     def kinds(backbone):
         return {
             type(m).__name__ for m in backbone.modules() if not list(m.children()) and list(m.parameters())
@@ -293,7 +293,7 @@ def test_7_norm_cfg_and_conv_cfg_choose_the_layers():
     assert still.conv1.weight.requires_grad
 
 
-def test_7_a_standardized_convolution_does_not_see_shift_and_scale_of_its_weight():
+def test_a_standardized_convolution_does_not_see_shift_and_scale_of_its_weight():
     conv = StandardizedConv2d(4, 6, 3, bias=False)
     x = images(8, 4)
     before = conv(x)
@@ -312,7 +312,7 @@ def moved(backbone, side=32):
     return {key for key, value in backbone.state_dict().items() if not torch.equal(value, before[key])}
 
 
-def test_7_frozen_stages_neither_learn_nor_move_their_statistics():
+def test_frozen_stages_neither_learn_nor_move_their_statistics():
     names = moved(ResNet(depth=18, frozen_stages=2))
     assert {name.split(".")[0] for name in names} == {"layer3", "layer4"}
     assert {name.split(".")[0] for name in moved(ResNet(depth=18, frozen_stages=0))} == {
@@ -320,14 +320,14 @@ def test_7_frozen_stages_neither_learn_nor_move_their_statistics():
     }
 
 
-def test_7_norm_eval_keeps_the_statistics_and_lets_the_weights_learn():
+def test_norm_eval_keeps_the_statistics_and_lets_the_weights_learn():
     names = moved(ResNet(depth=18, norm_eval=True))
     assert not any("running" in name for name in names)
     assert "bn1.weight" in names
     assert any("running" in name for name in moved(ResNet(depth=18)))
 
 
-def test_7_any_submodule_of_torchvision_and_timm_can_be_frozen():
+def test_any_submodule_of_torchvision_and_timm_can_be_frozen():
     backbone = TorchvisionBackbone(name="resnet18", frozen=["steps.conv1", "steps.bn1", "steps.layer1.0"])
     names = moved(backbone)
     assert "steps.layer1.1.conv1.weight" in names

@@ -1,4 +1,4 @@
-"""Losses. The numbers are those of the promises in docs/models.md."""
+"""Losses."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def absolute(pred, target, *, power=1.0):
     return (pred - target).abs() ** power
 
 
-# -- 5: weighted_loss, rule by rule ----------------------------------------------------------------------
+# -- weighted_loss, rule by rule ----------------------------------------------------------------------
 
 
-def test_5_a_decorated_loss_takes_the_mean_unless_told_otherwise():
+def test_a_decorated_loss_takes_the_mean_unless_told_otherwise():
     assert absolute(PRED, TARGET).item() == pytest.approx(7.5 / 6)
     assert absolute(PRED, TARGET, reduction="sum").item() == pytest.approx(7.5)
     assert torch.equal(absolute(PRED, TARGET, reduction="none"), TERMS)
@@ -39,27 +39,27 @@ def test_5_a_decorated_loss_takes_the_mean_unless_told_otherwise():
     assert (absolute.__name__, absolute.__doc__) == ("absolute", "Terms.")
 
 
-def test_5_the_weight_multiplies_each_term_before_the_reduction():
+def test_the_weight_multiplies_each_term_before_the_reduction():
     assert torch.equal(absolute(PRED, TARGET, WEIGHT, "none"), WEIGHED)
     assert absolute(PRED, TARGET, WEIGHT).item() == pytest.approx(9 / 6)
     assert absolute(PRED, TARGET, WEIGHT, "sum").item() == pytest.approx(9)
 
 
-def test_5_avg_factor_with_mean_divides_the_sum():
+def test_avg_factor_with_mean_divides_the_sum():
     assert absolute(PRED, TARGET, avg_factor=3).item() == pytest.approx(7.5 / 3)
     assert absolute(PRED, TARGET, WEIGHT, avg_factor=torch.tensor(2.0)).item() == pytest.approx(4.5)
 
 
-def test_5_avg_factor_with_none_does_nothing():
+def test_avg_factor_with_none_does_nothing():
     assert torch.equal(absolute(PRED, TARGET, reduction="none", avg_factor=3), TERMS)
 
 
-def test_5_avg_factor_with_sum_is_an_error():
+def test_avg_factor_with_sum_is_an_error():
     with pytest.raises(ConfigError, match=r"avg_factor = 3.0 divides a mean, and the reduction is 'sum'"):
         absolute(PRED, TARGET, reduction="sum", avg_factor=3)
 
 
-def test_5_an_unknown_reduction_is_an_error():
+def test_an_unknown_reduction_is_an_error():
     with pytest.raises(ConfigError, match="a loss has no reduction 'median'; it has none, mean, sum"):
         absolute(PRED, TARGET, reduction="median")
     with pytest.raises(ConfigError, match="no reduction 'median'"):
@@ -68,7 +68,7 @@ def test_5_an_unknown_reduction_is_an_error():
 
 @pytest.mark.parametrize("own", ["none", "mean", "sum"])
 @pytest.mark.parametrize("override", [None, "none", "mean", "sum"])
-def test_5_a_call_may_override_the_reduction(own, override):
+def test_a_call_may_override_the_reduction(own, override):
     expected = {"none": 0.5 * TERMS, "mean": torch.tensor(0.5 * 7.5 / 6), "sum": torch.tensor(3.75)}
     loss = L1Loss(reduction=own, loss_weight=0.5)
     found = loss(PRED, TARGET, reduction_override=override)
@@ -76,7 +76,7 @@ def test_5_a_call_may_override_the_reduction(own, override):
     assert loss.reduction == own
 
 
-def test_5_other_overrides_are_an_error():
+def test_other_overrides_are_an_error():
     with pytest.raises(
         ConfigError, match="reduction_override is None or one of none, mean, sum, not 'average'"
     ):
@@ -85,17 +85,17 @@ def test_5_other_overrides_are_an_error():
         L1Loss()(PRED, TARGET, avg_factor=2, reduction_override="sum")
 
 
-def test_5_l1_loss_weighs_averages_and_scales_in_one_call():
+def test_l1_loss_weighs_averages_and_scales_in_one_call():
     assert L1Loss(loss_weight=10)(PRED, TARGET, WEIGHT, avg_factor=4).item() == pytest.approx(22.5)
     assert torch.allclose(L1Loss()(PRED, TARGET), F.l1_loss(PRED, TARGET))
 
 
-# -- 5: the losses themselves, against PyTorch or by hand ------------------------------------------------
+# -- the losses themselves, against PyTorch or by hand ------------------------------------------------
 
 LABELS = torch.tensor([2, 0])
 
 
-def test_5_cross_entropy_takes_labels_and_soft_targets():
+def test_cross_entropy_takes_labels_and_soft_targets():
     soft = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]])
     logs = PRED.log_softmax(1)
     assert CrossEntropyLoss()(PRED, LABELS).item() == pytest.approx(
@@ -107,7 +107,7 @@ def test_5_cross_entropy_takes_labels_and_soft_targets():
     )
 
 
-def test_5_label_smoothing_is_a_mixture_with_the_uniform_distribution():
+def test_label_smoothing_is_a_mixture_with_the_uniform_distribution():
     smooth = 0.9 * F.one_hot(LABELS, 3) + 0.1 / 3
     expected = -(smooth * PRED.log_softmax(1)).sum(1)
     loss = CrossEntropyLoss(label_smoothing=0.1)
@@ -119,7 +119,7 @@ def test_5_label_smoothing_is_a_mixture_with_the_uniform_distribution():
         CrossEntropyLoss(label_smoothing=2)
 
 
-def test_5_binary_cross_entropy_asks_about_each_class_by_itself():
+def test_binary_cross_entropy_asks_about_each_class_by_itself():
     p = PRED.sigmoid()
     expected = -(TARGET * p.log() + (1 - TARGET) * (1 - p).log())
     assert torch.allclose(BCEWithLogitsLoss()(PRED, TARGET), expected.mean(), atol=1e-6)
@@ -129,15 +129,15 @@ def test_5_binary_cross_entropy_asks_about_each_class_by_itself():
 
 
 @pytest.mark.parametrize("target", [torch.zeros(3, 2), torch.zeros(2), torch.zeros(2, 3, 1)])
-def test_5_targets_of_another_shape_are_refused_and_not_broadcast(target):
+def test_targets_of_another_shape_are_refused_and_not_broadcast(target):
     with pytest.raises(ConfigError, match=r"targets of shape .* fit predictions of shape \(2, 3\) neither"):
         L1Loss()(PRED, target)
 
 
-# -- 5: distillation -------------------------------------------------------------------------------------
+# -- distillation -------------------------------------------------------------------------------------
 
 
-def test_5_distillation_is_labels_and_teacher_in_the_proportion_of_alpha():
+def test_distillation_is_labels_and_teacher_in_the_proportion_of_alpha():
     teacher = torch.tensor([[1.0, 0.0, 2.0], [0.0, 0.0, 1.0]])
     t = 3.0
     p, q = (teacher / t).softmax(1), (PRED / t).softmax(1)
@@ -155,7 +155,7 @@ def pupil_and_teacher():
     return parts.assemble(nn.Conv2d(3, 8, 1), shape=(3, 4, 4), num_classes=5), teacher
 
 
-def test_5_a_teacher_judges_the_images_of_each_training_step():
+def test_a_teacher_judges_the_images_of_each_training_step():
     model, teacher = pupil_and_teacher()
     images, labels = torch.randn(6, 3, 4, 4), torch.tensor([0, 1, 2, 3, 4, 0])
     logits = model.train()(images)
@@ -165,7 +165,7 @@ def test_5_a_teacher_judges_the_images_of_each_training_step():
         model.loss(logits, labels)  # one set of logits is used once
 
 
-def test_5_a_teacher_is_neither_trained_nor_saved_nor_left_in_another_mode():
+def test_a_teacher_is_neither_trained_nor_saved_nor_left_in_another_mode():
     model, teacher = pupil_and_teacher()
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     assert not any("teacher" in key for key in model.state_dict())
@@ -185,7 +185,7 @@ def test_5_a_teacher_is_neither_trained_nor_saved_nor_left_in_another_mode():
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
 
 
-def test_5_a_teacher_of_other_classes_or_images_is_refused_before_training():
+def test_a_teacher_of_other_classes_or_images_is_refused_before_training():
     parts = ModelParts(loss=DistillationLoss(nn.Sequential(nn.Flatten(), nn.Linear(48, 4))))
     with pytest.raises(
         ConfigError, match=r"the teacher of DistillationLoss gives \(2, 4\), the network \(2, 5\)"
@@ -195,7 +195,7 @@ def test_5_a_teacher_of_other_classes_or_images_is_refused_before_training():
         parts.assemble(nn.Conv2d(3, 8, 1), shape=(3, 8, 8), num_classes=4)
 
 
-def test_5_a_configuration_names_a_teacher_and_its_weights(tmp_path):
+def test_a_configuration_names_a_teacher_and_its_weights(tmp_path):
     teacher = archloom.build("fbnet_96_035_1", 3, seed=5)
     torch.save(teacher.state_dict(), tmp_path / "teacher.pt")
     loss = losses.distillation_loss(
@@ -213,7 +213,7 @@ def test_5_a_configuration_names_a_teacher_and_its_weights(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"alpha": 1.5}])
-def test_5_a_distillation_that_cannot_be_meant_is_refused(options):
+def test_a_distillation_that_cannot_be_meant_is_refused(options):
     with pytest.raises(ConfigError, match=r"temperature must be positive and alpha in 0..1"):
         DistillationLoss(**options)
 

@@ -1,4 +1,4 @@
-"""Necks and heads. The numbers are those of the promises in docs/models.md."""
+"""Necks and heads."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from archloom_vision.necks import GeneralizedMean, Identity
 FINE, COARSE = torch.rand(2, 3, 5, 4) + 0.1, torch.rand(2, 6, 2, 2) + 0.1
 
 
-# -- 3: necks --------------------------------------------------------------------------------------------
+# -- necks --------------------------------------------------------------------------------------------
 
 
-def test_3_the_global_average_has_both_its_names():
+def test_the_global_average_has_both_its_names():
     host = Host()
     made = [host.get("component", f"neck.{n}").make({}) for n in ("GlobalAverage", "GlobalAveragePooling")]
     assert [type(neck) for neck in made] == [GlobalAverage, GlobalAverage]
 
 
-def test_3_the_global_average_is_that_of_each_channel():
+def test_the_global_average_is_that_of_each_channel():
     by_hand = torch.stack([torch.stack([FINE[n, c].sum() / 20 for c in range(3)]) for n in range(2)])
     assert torch.allclose(GlobalAverage()(FINE), by_hand)
 
 
 @pytest.mark.parametrize("neck", [GlobalAverage(), GeneralizedMean(), Identity()])
-def test_3_of_a_tuple_each_map_is_pooled_by_itself(neck):
+def test_of_a_tuple_each_map_is_pooled_by_itself(neck):
     pooled = neck((FINE, COARSE))
     assert isinstance(pooled, tuple)
     assert torch.equal(pooled[0], neck(FINE))
     assert torch.equal(pooled[1], neck(COARSE))
 
 
-def test_3_identity_leaves_the_features_alone():
+def test_identity_leaves_the_features_alone():
     assert Identity()(FINE) is FINE
 
 
-def test_3_the_generalized_mean_lies_between_average_and_maximum():
+def test_the_generalized_mean_lies_between_average_and_maximum():
     average, largest = FINE.mean((2, 3)), FINE.amax((2, 3))
     assert torch.allclose(GeneralizedMean(p=1.0)(FINE), average)
     found = [GeneralizedMean(p=p)(FINE) for p in (1.5, 3.0, 10.0)]
@@ -50,7 +50,7 @@ def test_3_the_generalized_mean_lies_between_average_and_maximum():
     assert torch.allclose(GeneralizedMean(p=3.0)(FINE), (FINE**3).mean((2, 3)) ** (1 / 3))
 
 
-def test_3_the_exponent_is_learned_unless_told_otherwise():
+def test_the_exponent_is_learned_unless_told_otherwise():
     neck = GeneralizedMean()
     neck(FINE).sum().backward()
     assert neck.p.grad.abs() > 0
@@ -59,17 +59,17 @@ def test_3_the_exponent_is_learned_unless_told_otherwise():
         GeneralizedMean(p=0.0)
 
 
-# -- 4: heads --------------------------------------------------------------------------------------------
+# -- heads --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("head", [LinearClsHead, HiddenClsHead])
 @pytest.mark.parametrize("classes", [0, -1])
-def test_4_a_head_for_no_class_is_refused(head, classes):
+def test_a_head_for_no_class_is_refused(head, classes):
     with pytest.raises(ConfigError, match=f"{head.__name__}: num_classes must be at least 1, not {classes}"):
         head(8, classes)
 
 
-def test_4_the_weights_are_normal_with_deviation_0_01_and_the_bias_is_0():
+def test_the_weights_are_normal_with_deviation_0_01_and_the_bias_is_0():
     torch.manual_seed(0)
     head = LinearClsHead(500, 400)
     weight = head.fc.weight.flatten()
@@ -83,20 +83,20 @@ def test_4_the_weights_are_normal_with_deviation_0_01_and_the_bias_is_0():
 
 
 @pytest.mark.parametrize("make", [LinearClsHead, HiddenClsHead])
-def test_4_of_a_tuple_a_head_takes_the_deepest(make):
+def test_of_a_tuple_a_head_takes_the_deepest(make):
     head = make(6, 4)
     vectors = (torch.randn(2, 3), torch.randn(2, 6))
     assert torch.equal(head(vectors), head(vectors[1]))
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "hardswish"])
-def test_4_a_hidden_layer_stands_before_the_classifier(activation):
+def test_a_hidden_layer_stands_before_the_classifier(activation):
     head, x = HiddenClsHead(6, 4, hidden=5, activation=activation), torch.randn(2, 6)
     between = getattr(nn.functional, activation)(x @ head.hidden.weight.T + head.hidden.bias)
     assert torch.allclose(head(x), between @ head.fc.weight.T + head.fc.bias, atol=1e-7)
 
 
-def test_4_a_head_tells_the_accuracies_that_topk_names():
+def test_a_head_tells_the_accuracies_that_topk_names():
     head = LinearClsHead(6, 4, topk=(1, 3))
     logits = torch.tensor([[4.0, 3.0, 2.0, 1.0], [4.0, 3.0, 2.0, 1.0]])
     assert head.accuracies(logits, torch.tensor([2, 3])) == {"top1": 0.0, "top3": 50.0}
@@ -106,7 +106,7 @@ def test_4_a_head_tells_the_accuracies_that_topk_names():
         HiddenClsHead(6, 4, hidden=0)
 
 
-def test_4_a_training_step_gives_a_loss_for_which_the_head_has_gradients():
+def test_a_training_step_gives_a_loss_for_which_the_head_has_gradients():
     model = ModelParts(head=LinearClsHead).assemble(nn.Conv2d(3, 8, 3), shape=(3, 8, 8), num_classes=4)
     loss = model.loss(model(torch.randn(2, 3, 8, 8)), torch.tensor([1, 2]))
     loss.backward()
