@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from archloom import testing
 from archloom.architecture import Architecture, Choice
 from archloom.errors import SpaceError
 from archloom.space import (
@@ -433,3 +434,24 @@ def test_the_resolution_is_the_side_that_differs_from_the_tasks():
     assert resolution(space, Architecture({"side": 32}), task) is None
     assert resolution(space, Architecture({"side": 48}), task) == 48
     assert resolution(of(A), Architecture({"a": 0}), task) is None
+
+
+class Deepening(testing.TinySpace):
+    """One to four layers, the number a choice of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=4)
+        self.choices = [
+            Choice("depth", (1, 2, 3, 4), ordered=True),
+            *(
+                Choice(choice.name, choice.options, when={"depth": tuple(range(n + 1, 5))} if n else None)
+                for n, choice in enumerate(self.choices)
+            ),
+        ]
+
+    def candidate(self, choice, option):
+        return None if choice.name == "depth" else super().candidate(choice, option)
+
+
+class TestASpaceWithAConditionalChain(testing.SharedSpaceContract):
+    factory, shape = Deepening, (1, 8, 8)

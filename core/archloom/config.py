@@ -193,6 +193,7 @@ class SearchConfig(_Strict):
     max_failures: Int = Field(10, ge=1)
     max_rejected: Int = Field(1000, ge=1)
     max_repeats: Int = Field(1000, ge=1)
+    canonical: bool = False
     strict: bool = False
     plugins: list[str] = []
 
@@ -210,9 +211,12 @@ class SearchConfig(_Strict):
             "objectives",
             "constraints",
         )
+        on = (
+            ("canonical",) if self.canonical else ()
+        )  # where it is off, runs of before there was the key go on
         identity = {
             name: whole[name]
-            for name in (*names, "precision", "threads", "order", "recipe", "verdict", "pick")
+            for name in (*names, "precision", "threads", "order", "recipe", "verdict", "pick", *on)
         }
         # how long an estimate may take is this machine's matter, as the number of workers is
         identity["estimators"] = [

@@ -20,7 +20,7 @@ from .measuring import Executor, Outcome
 from .objective import Constraint, Objective, exact
 from .randomness import derive_seed
 from .run import EventLog
-from .space import SearchSpace, check, size
+from .space import SearchSpace, canonical, check, size
 from .strategy import Proposal, Strategy
 from .trial import Trial, since_anew
 
@@ -39,7 +39,7 @@ class Limits:
     max_repeats: int = 1000
 
 
-_Key = tuple[Architecture, float]  # what a result is of: the architecture at a fidelity
+_Key = tuple[Architecture, float]  # what a result is of: an architecture, or its form, at a fidelity
 
 
 @dataclass
@@ -57,7 +57,10 @@ class _Open:
 
 
 class Search:
-    """Proposals, measurements and deliveries of one search, resumable from its log."""
+    """Proposals, measurements and deliveries of one search, resumable from its log.
+
+    equal_once: architectures of one canonical form get one result, as the same architecture does.
+    """
 
     def __init__(
         self,
@@ -75,10 +78,12 @@ class Search:
         constraints: Sequence[Constraint] = (),
         spent_seconds: float = 0.0,
         spent_epochs: float = 0.0,
+        equal_once: bool = False,
     ) -> None:
         self.space, self.strategy, self.executor = space, strategy, executor
         self.objectives, self.limits, self.constraints = objectives, limits, constraints
         self.seed, self.log, self.order, self.window, self.notify = seed, log, order, window, notify
+        self._equal_once = equal_once
         self.trials: dict[int, Trial] = {}
         self._open: list[_Open] = []
         self._settled: dict[_Key, int] = {}
@@ -88,11 +93,8 @@ class Search:
         self._nothing_to_ask = False
         self._rejected = self._repeats = self._failures = self._measured = 0
         self._nearest: dict[Constraint, float] = {}
-        self._started, self._spent_seconds, self._spent_epochs = (
-            time.perf_counter(),
-            spent_seconds,
-            spent_epochs,
-        )
+        self._started = time.perf_counter()
+        self._spent_seconds, self._spent_epochs = spent_seconds, spent_epochs
         self._space_size = size(space)
 
     def run(self) -> str:
@@ -213,19 +215,20 @@ class Search:
             more = () if fidelity == FULL else (fidelity,)
             entry.future = self.executor.submit(entry.architecture, entry.seed, *more)
 
+    def _key(self, one: _Open | Trial) -> _Key:
+        form = canonical(self.space, one.architecture) if self._equal_once else one.architecture
+        return form, one.fidelity
+
     def _source(self, entry: _Open) -> int | None:
         """The earlier trial, settled or open, whose result this one repeats; failures are not repeated."""
-        settled = self._settled.get((entry.architecture, entry.fidelity))
+        key = self._key(entry)
+        settled = self._settled.get(key)
         if settled is not None:
             return settled
         for other in self._open:
             failed = other.trial is not None and other.trial.status == "failed"
-            same = (
-                other.source is None
-                and other.architecture == entry.architecture
-                and other.fidelity == entry.fidelity
-            )
-            if same and not failed and other.number < entry.number:
+            first = other.source is None and not failed and other.number < entry.number
+            if first and self._key(other) == key:
                 return other.number
         return None
 
@@ -274,6 +277,7 @@ class Search:
             return replace(
                 self.trials[entry.source],
                 number=entry.number,
+                architecture=entry.architecture,
                 seed=entry.seed,
                 source=entry.source,
                 cost={"seconds": 0.0, "epochs": 0.0},
@@ -298,7 +302,7 @@ class Search:
         self.trials[trial.number] = trial
         self._spent_epochs += trial.cost.get("epochs", 0.0)
         if trial.status != "failed":
-            self._settled.setdefault((trial.architecture, trial.fidelity), trial.number)
+            self._settled.setdefault(self._key(trial), trial.number)
             if trial.fidelity == 1.0 or trial.status == "infeasible":
                 self._complete.add(trial.architecture)
         if trial.source is not None:

@@ -39,8 +39,9 @@ _TEMPORARY = re.compile(r"^\..+\.(json|jsonl|yaml|txt|csv|html|svg|png|pt|new|sa
 class Identity:
     """What makes two pieces of work the same.
 
-    settings: by section, plain data. contents: hashes of what the settings name, by dotted key
-    (`archloom.contents`). versions: of the software; another one is warned of and not refused.
+    settings: by section, plain data; what stands there only where it is on is True. contents: hashes of what the
+    settings name, by dotted key (`archloom.contents`). versions: of the software; another one is warned of and not
+    refused.
     """
 
     settings: Mapping[str, Any]
@@ -178,6 +179,10 @@ def differences(then: Identity, now: Identity) -> list[str]:
             mine = [key for key in before.keys() | after.keys() if key == name or key.startswith(f"{name}.")]
             if not all(_moved(key, then, now) for key in mine if before.get(key) != after.get(key)):
                 found.append(f"{name}: then {then.settings[name]!r}, now {value!r}")
+    for name in sorted(now.settings.keys() ^ then.settings.keys()):
+        if now.settings.get(name) is True or then.settings.get(name) is True:
+            states = ["on" if name in one.settings else "off" for one in (then, now)]
+            found.append(f"{name}: then {states[0]}, now {states[1]}")
     for key, content in then.contents.items():
         current = now.contents.get(key, content)
         if current != content and FOLDER not in (content, current) and before.get(key) == after.get(key):

@@ -110,6 +110,10 @@ class MacroSpace:
         """The network of `architecture`, without pooling and classifier."""
         return build_chain(self, architecture)
 
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """The one of the 3,969 networks that this code is."""
+        return decode(canonical(encode(architecture)))
+
 
 NAMES = tuple(_layers())
 

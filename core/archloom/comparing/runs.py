@@ -97,6 +97,7 @@ class Searches:
             order=config.order,
             window=config.open_trials,
             constraints=resolved.constraints,
+            equal_once=config.canonical,
         )
         try:
             reason = loop.run()

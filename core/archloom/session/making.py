@@ -64,4 +64,5 @@ def make_loop(
         constraints=r.constraints,
         spent_seconds=max((event["active"] for event in run.log.events if "active" in event), default=0.0),
         spent_epochs=epochs,
+        equal_once=config.canonical,
     )

@@ -156,7 +156,14 @@ def canonical(space: SearchSpace, architecture: Architecture) -> Architecture:
             effective.pop(choice.name, None)
     checked = check(space, Architecture(effective))
     own = getattr(space, "canonical", None)
-    return check(space, own(checked)) if own else checked
+    if own is None:
+        return checked
+    try:
+        return check(space, own(checked))
+    except SpaceError as error:
+        raise SpaceError(
+            f"{type(space).__name__}.canonical does not give an architecture: {error}"
+        ) from error
 
 
 # -- drawn and changed ------------------------------------------------------------------------------------
