@@ -27,7 +27,7 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "contents folder trust pictures",
     "weightfiles",
     "weights",
-    "strategy estimator objective training",
+    "strategy estimator objective training weight_sharing",
     "hypervolume columns groups",
     "report",
     "engine measuring fitting verdict",

@@ -109,10 +109,10 @@ def _theta_gradients(ranks: Ranks) -> dict[str, torch.Tensor]:
     torch.set_num_threads(1)
     method = _method(ranks)
     method.supernet.eval()
-    method._freeze("theta")
     x, y = next(batches(method.data["theta"], 32, seed=1, shuffle=True, drop_last=True, ranks=ranks))
-    _, loss, _ = method.losses(x, y, method.masks(5.0, torch_rng(3, "gumbel", 0)))
-    loss.backward()
+    with method.still("theta"):
+        _, loss, _ = method.losses(x, y, method.masks(5.0, torch_rng(3, "gumbel", 0)))
+        loss.backward()
     ranks.average_gradients(method.theta.values())
     return {name: theta.grad for name, theta in method.theta.items()}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import ConfigError
 from .model import call_on_meta, evaluating, meta_image
@@ -62,9 +62,15 @@ def count(model: nn.Module, resolution: int | Sequence[int] = 224, *selection: A
 
 
 def _macs(model: nn.Module, shape: tuple[int, ...], selection: tuple[Any, ...]) -> int:
-    image = meta_image(model, shape)
-    with evaluating(model), LayerProducts(image) as products:
-        call_on_meta(model, image, *selection)
+    return macs_of_call(model, meta_image(model, shape), *selection)
+
+
+def macs_of_call(module: nn.Module, *inputs: Any) -> int:
+    """The multiply-adds of one call with these inputs, tensors of one image on the meta device and others."""
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    with evaluating(module), LayerProducts(tensors[0]) as products:
+        products.mark(tensors)
+        call_on_meta(module, *inputs)
     return products.macs
 
 

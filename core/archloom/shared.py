@@ -191,6 +191,15 @@ class Supernet(nn.Module):
             self.auxiliary_weight = self.network.auxiliary_weight
 
     @property
+    def decisions(self) -> dict[str, str]:
+        """layer -> the decision that fills it."""
+        return {layer: decision.name for layer, decision in self._decisions.items()}
+
+    def choice(self, layer: str) -> SharedChoice:
+        """The candidates of a layer."""
+        return self._shared[layer]
+
+    @property
     def mixable(self) -> dict[str, int]:
         """decision -> the number of its options; empty where the space says that they cannot be mixed."""
         if not getattr(self.space, "differentiable", True):

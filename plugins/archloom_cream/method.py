@@ -18,14 +18,14 @@ from torch.utils.data import Subset
 from archloom.architecture import Architecture
 from archloom.context import RunContext
 from archloom.errors import ConfigError, SearchError
-from archloom.model import Model, ModelParts
+from archloom.model import assemble_shared
 from archloom.randomness import derive_seed, forked_rng, python_rng
-from archloom.shared import Supernet
 from archloom.space import side_of
 from archloom.strategy import Progress
 from archloom.task import batches
 from archloom.training import parameter_groups, precision_context
 from archloom.trial import Trial
+from archloom.weight_sharing import Span, spans
 
 from .board import Board, Entry
 from .checks import check_batches, check_options
@@ -34,7 +34,7 @@ from .matching import distillation, joined_loss
 from .paths import PathCosts, Sampler, Sampling
 from .record import Record
 from .running import Runner
-from .schedule import Span, linear, plan, reference_linear
+from .schedule import linear, reference_linear
 from .teachers import Departure, Pick, Teachers
 
 DEPARTURES: tuple[Departure, ...] = get_args(Departure)
@@ -98,7 +98,9 @@ class Cream:
                 f"reference 'features' takes slices = {slices} images from a process's batch, and it has "
                 f"{batch_size // self.ranks.world}; make batch_size larger"
             )
-        self.supernet = self._supernet(context.model)
+        self.supernet = assemble_shared(
+            self.space, self.task, context.model, seed=self.seed, device=self.device
+        )
         self.costs = PathCosts(self.supernet, self.space, self.task)
         self.runner = Runner(self.supernet, self.costs, context)
         in_force: Sampling = "uniform" if "sampling" in self.reference else sampling
@@ -119,7 +121,7 @@ class Cream:
             reference=self.reference,
         )
         steps = max(1, len(self.data) // batch_size)  # type: ignore[arg-type]
-        self.plan, self.steps = plan(epochs, steps, unit_steps), epochs * steps
+        self.plan, self.steps = spans(epochs, {"weights": steps}, unit_steps), epochs * steps
         self.done = 0
         self._proposed = 0
 
@@ -133,7 +135,7 @@ class Cream:
             self.done += 1
             yield Progress(self.done, len(self.plan), unit.epochs, metrics)
 
-    def _run(self, unit: Span) -> dict[str, float]:
+    def _run(self, unit: Span[str]) -> dict[str, float]:
         self.supernet.train()
         stream = batches(
             self.data,
@@ -296,17 +298,6 @@ class Cream:
         self.board = replace(self.board, entries=tuple(map(Entry.from_state, state["board"])))
 
     # -- set-up --------------------------------------------------------------------------------------
-
-    def _supernet(self, parts: ModelParts) -> Model:
-        supernet = Supernet(self.space, self.seed)
-        model = parts.assemble(
-            supernet,
-            shape=self.task.shape,
-            task=self.task,
-            seed=self.seed,
-            selection=(dict.fromkeys(supernet.layers, 0),),
-        )
-        return model.to(self.device).to(memory_format=torch.channels_last)
 
     def _load_data(
         self, held_out: Literal["architecture", "validation"], images: int, recalibration: int

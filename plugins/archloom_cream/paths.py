@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from torch import nn
-
 from archloom.architecture import Architecture, Choice, Option
 from archloom.cost import count
 from archloom.errors import ConfigError, SearchError, SpaceError
-from archloom.model import Model, call_on_meta, evaluating
-from archloom.shared import SharedChoice, Supernet
+from archloom.model import Model
+from archloom.shared import Supernet
 from archloom.space import changed, decide, first_option, input_shape, sample, violations
 from archloom.task import Task
+from archloom.weight_sharing import OptionCosts, option_costs
 
 Sampling = Literal["uniform", "given", "board"]
 MAX_DRAWS = 2000
@@ -26,19 +25,18 @@ Shape = tuple[int, ...]
 
 
 class PathCosts:
-    """MACs of the whole network of each path, from a table of every option of every layer.
+    """MACs of the whole network of each path: from a table of every option of every layer, by tracing alone.
 
-    The table is made once for each image shape that the space can choose, by tracing alone. A path costs what
-    all pay and what its options cost; where that does not add up, because an option of one layer changes what
-    another sees, the space is refused.
+    The table is made once for each image shape that the space can choose. A path costs what all pay and what its
+    options cost; where that does not add up, because an option of one layer changes what another sees, the space is
+    refused. A shared network without layers of its own options (of sliced weights) has each path counted whole.
     """
 
     def __init__(self, model: Model, space: Any, task: Task) -> None:
         self.model, self.space, self.task = model, space, task
-        backbone = model.backbone
-        assert isinstance(backbone, Supernet)
-        self.layers: Mapping[str, list[str]] = backbone.layers
-        self._tables: dict[Shape, tuple[int, dict[str, dict[Option, int]]]] = {}
+        self.supernet = model.backbone if isinstance(model.backbone, Supernet) else None
+        self._tables: dict[Shape, OptionCosts] = {}
+        self._counted: dict[Architecture, int] = {}
         drawn = sample(space, random.Random(0))
         counted = count(model, self.shape(drawn), drawn).macs
         if counted != self(drawn):
@@ -53,29 +51,41 @@ class PathCosts:
         return input_shape(self.space, architecture, self.task)
 
     def __call__(self, architecture: Architecture) -> int:
-        base, layers = self._table(architecture)
-        return base + sum(costs[architecture[name]] for name, costs in layers.items() if name in architecture)
+        if self.supernet is not None:
+            return self._table(architecture).of(self.supernet.positions(architecture))
+        if architecture not in self._counted:
+            counted = count(self.model, self.shape(architecture), architecture)
+            self._counted[architecture] = counted.macs
+        return self._counted[architecture]
 
-    def bounds(self) -> tuple[int, int]:
-        """MACs of the cheapest and of the dearest path."""
-        totals = []
-        dependent = {c.name for c in self.space.choices if not self.layers.keys().isdisjoint(c.when or {})}
+    def bounds(self) -> tuple[float, float]:
+        """No path has fewer or more MACs than these two; 0 and infinity where paths are counted whole."""
+        if self.supernet is None:
+            return 0, math.inf
+        totals: list[int] = []
+        decided = set(self.supernet.layers)
+        dependent = {c.name for c in self.space.choices if not decided.isdisjoint(c.when or {})}
         for architecture in self.settings():
-            base, layers = self._table(architecture)
+            table = self._table(architecture)
             costs = [
                 # a layer that depends on another one may be there or not
-                [*layer.values(), *([0] if name in dependent else [])]
-                for name, layer in layers.items()
-                if name in architecture or name in dependent
+                [*options, *([0] if name in dependent or name not in architecture else [])]
+                for name, options in table.by_decision().items()
+                if name in architecture or name in dependent or hasattr(self.space, "chosen")
             ]
-            totals += [base + sum(map(f, costs)) for f in (min, max)]
+            totals += [table.base + sum(map(f, costs)) for f in (min, max)]
         return min(totals), max(totals)
 
     def settings(self) -> list[Architecture]:
-        """One path for each option of each choice that is no layer (a resolution, say)."""
-        others = [choice for choice in self.space.choices if choice.name not in self.layers]
-        found = [decide(self.space, first_option)]
-        for choice in others:
+        """One path for each option of each choice that is no layer (a resolution, say); where there are no layers, one
+        for each option of each choice."""
+        first = decide(self.space, first_option)
+        if self.supernet is None:
+            options = [(choice, option) for choice in self.space.choices for option in choice.options]
+            varied = [changed(self.space, first, c, option) for c, option in options if c.name in first]
+            return list(dict.fromkeys([first, *varied]))
+        found = [first]
+        for choice in (choice for choice in self.space.choices if choice.name not in self.supernet.layers):
             found = [
                 changed(self.space, a, choice, option) if choice.name in a else a
                 for a in found
@@ -83,40 +93,11 @@ class PathCosts:
             ]
         return found
 
-    def _table(self, architecture: Architecture) -> tuple[int, dict[str, dict[Option, int]]]:
+    def _table(self, architecture: Architecture) -> OptionCosts:
         shape = self.shape(architecture)
         if shape not in self._tables:
-            self._tables[shape] = self._made(shape)
+            self._tables[shape] = option_costs(self.model, shape)
         return self._tables[shape]
-
-    def _made(self, shape: Shape) -> tuple[int, dict[str, dict[Option, int]]]:
-        first = dict.fromkeys(self.layers, 0)
-        modules = [m for m in self.model.backbone.modules() if isinstance(m, SharedChoice)]
-        seen: list[Shape] = []
-        hooks = [
-            m.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[1:])))
-            for m in modules
-        ]
-        try:
-            with evaluating(self.model), torch.no_grad():
-                call_on_meta(self.model, torch.empty(1, *shape, device="meta"), first)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        choices: dict[str, Choice] = {choice.name: choice for choice in self.space.choices}
-        layers = {
-            name: {
-                option: _macs(candidate, at)
-                for option, candidate in zip(choices[name].options, module.options, strict=True)
-            }
-            for name, module, at in zip(self.layers, modules, seen, strict=True)
-        }
-        cheapest = sum(costs[choices[name].options[0]] for name, costs in layers.items())
-        return count(self.model, shape, first).macs - cheapest, layers
-
-
-def _macs(module: nn.Module, shape: Shape) -> int:
-    return count(module, shape).macs if any(True for _ in module.parameters()) else 0
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from archloom.model import Model
-from archloom.shared import Supernet
+from archloom.shared import an_architecture
 from archloom.training import check_single_images, way_out_of_single_images
 
 
 def check_batches(
     model: Model,
-    supernet: Supernet,
+    space: Any,
     shape: tuple[int, ...],
     batch_size: int,
     images: Mapping[str, int],
@@ -19,9 +20,9 @@ def check_batches(
 ) -> None:
     """Refuse single images on a process where a map of one pixel leaves BatchNorm no variance.
 
-    model: what is trained, with the supernet as its backbone, on images of `shape` (C, H, W). images: of each split.
+    model: what is trained, the space's shared network in it, on images of `shape` (C, H, W). images: of each split.
     """
     for split, count in images.items():
         if min(batch_size, count) // world == 1:
             way_out = way_out_of_single_images(batch_size, "batch_size", (split,), world)
-            check_single_images(model, shape, way_out, dict.fromkeys(supernet.layers, 0))
+            check_single_images(model, shape, way_out, an_architecture(space))

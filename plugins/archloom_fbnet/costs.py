@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from archloom.cost import count
 from archloom.documents import parse_json, read_text
 from archloom.errors import ConfigError
 from archloom.latency import LatencyTable, Setting, Timing, build_table
-from archloom.model import Model, ModelParts, call_on_meta, evaluating
-from archloom.shared import SharedChoice, Supernet
+from archloom.model import Model, ModelParts
+from archloom.weight_sharing import option_costs
 
 Unit = Literal["us", "ms", "K", "M"]
 PER_MILLISECOND: Mapping[str, float] = {"us": 1000.0, "ms": 1.0}
@@ -86,41 +85,15 @@ def measured_costs(
     return latency_costs(LatencyTable.from_json(made, "the run's latency table"), space, unit)
 
 
-def counted_costs(model: Model, space: Any, shape: tuple[int, ...], unit: Unit) -> CostTable:
+def counted_costs(model: Model, shape: tuple[int, ...], unit: Unit) -> CostTable:
     """Multiply-adds in thousands or millions, of a model whose backbone is the space's supernet."""
     if unit not in PER_MAC:
         raise ConfigError(f"multiply-adds have unit {' or '.join(PER_MAC)}, not '{unit}'")
-    supernet: Any = model.backbone
-    assert isinstance(supernet, Supernet)
-    first = dict.fromkeys(supernet.layers, 0)
-    costs = {}
-    for name, (layer, shape_in) in _layers(model, shape, first).items():
-        costs[name] = [PER_MAC[unit] * _macs(option, shape_in) for option in layer.options]
-    total = PER_MAC[unit] * count(model, shape, first).macs
+    counted = option_costs(model, shape)
+    options = counted.by_decision()
+    costs = {name: [PER_MAC[unit] * macs for macs in each] for name, each in options.items()}
+    total = PER_MAC[unit] * (counted.base + sum(each[0] for each in options.values()))
     return CostTable(unit, costs, total - sum(cost[0] for cost in costs.values()))
-
-
-def _macs(option: nn.Module, shape: tuple[int, ...]) -> int:
-    return count(option, shape).macs if any(True for _ in option.parameters()) else 0
-
-
-def _layers(
-    model: Model, shape: tuple[int, ...], first: Mapping[str, int]
-) -> dict[str, tuple[SharedChoice, tuple[int, ...]]]:
-    """choice -> its module, and the shape (C, H, W) that reaches it."""
-    supernet: Any = model.backbone
-    modules = [m for m in supernet.modules() if isinstance(m, SharedChoice)]
-    shapes: list[tuple[int, ...]] = []
-    hooks = [
-        m.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape[1:]))) for m in modules
-    ]
-    try:
-        with evaluating(model), torch.no_grad():
-            call_on_meta(model, torch.empty(1, *shape, device="meta"), first)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return dict(zip(supernet.layers, zip(modules, shapes, strict=True), strict=True))
 
 
 # -- the reference code's text format: a line of names, then one line of microseconds for each layer -------

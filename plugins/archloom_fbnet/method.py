@@ -8,7 +8,9 @@ w is trained on one part of the data and theta on another, in turn, an epoch of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, Literal
 
@@ -20,20 +22,20 @@ from archloom.architecture import Architecture
 from archloom.drawing import own_rng
 from archloom.errors import ConfigError, SearchError, SpaceError
 from archloom.mixing import Mixture
-from archloom.model import Model, ModelParts
+from archloom.model import Model, ModelParts, assemble_shared
 from archloom.randomness import derive_seed, forked_rng, python_rng, torch_rng
 from archloom.ranks import Ranks
-from archloom.shared import Supernet
-from archloom.space import decide
+from archloom.shared import derive
 from archloom.strategy import Progress, Recorded
 from archloom.task import Task, batches
 from archloom.training import precision_context
 from archloom.trial import Trial
+from archloom.weight_sharing import Span, held_still, spans
 
 from .checks import check_batches
 from .costs import CostTable, Unit, counted_costs, given_costs, measured_costs
 from .loss import Form, Objective, Scaled, Stillness, expected_cost
-from .schedule import Mode, Phase, Span, Temperature, cosine, draw_of, plan
+from .schedule import Mode, Phase, Temperature, cosine, draw_of
 
 MAX_DRAWS = 1000
 """After so many draws in a row that repeat an architecture, theta has nothing new to propose."""
@@ -115,8 +117,8 @@ class FBNet:
         self.draw = draw_of(mode, k)
         self.supernet = self._supernet(model)
         self.theta = {
-            name: nn.Parameter(torch.full((len(options),), 1 / len(options), device=device))
-            for name, options in self._backbone.layers.items()
+            name: nn.Parameter(torch.full((options,), 1 / options, device=device))
+            for name, options in self.supernet.shared.mixable.items()
         }
         default_unit: Unit = "us" if cost == "latency" else "K"
         self.costs = self._cost_table(model, cost, unit or default_unit, table, recorded)
@@ -143,11 +145,10 @@ class FBNet:
             "theta": task.dataset("architecture", augment=True),
         }
         sizes = {"weights": len(self.data["weights"]), "architecture": len(self.data["theta"])}
-        check_batches(self.supernet, self._backbone, task.shape, batch_size, sizes, ranks.world)
+        check_batches(self.supernet, space, task.shape, batch_size, sizes, ranks.world)
         steps = {phase: max(1, len(data) // batch_size) for phase, data in self.data.items()}
-        self.plan = plan(epochs, warmup_epochs, steps, unit_steps)
+        self.plan = spans(epochs, steps, unit_steps, self.phases)
         self.done = 0
-        self._frozen: list[nn.Parameter] = []  # those that the running pass froze
         self._proposed: list[Architecture] = []
 
     # -- training -----------------------------------------------------------------------------------
@@ -157,15 +158,17 @@ class FBNet:
         while self.done < len(self.plan):
             unit = self.plan[self.done]
             metrics = self._run(unit)
-            self._thaw()
             self.done += 1
             yield Progress(self.done, len(self.plan), unit.epochs, metrics)
 
-    def _run(self, unit: Span) -> dict[str, float]:
+    def phases(self, epoch: int) -> tuple[Phase, ...]:
+        """The passes of an epoch: weights alone at first, then weights and theta in turn."""
+        return ("weights",) if epoch < self.warmup_epochs else ("weights", "theta")
+
+    def _run(self, unit: Span[Phase]) -> dict[str, float]:
         tau = self.temperature(unit.epoch)
         for group in self.weight_optimizer.param_groups:
             group["lr"] = cosine(self.lr, unit.epoch, self.epochs)
-        self._freeze(unit.phase)
         self.supernet.train()
         stream = batches(
             self.data[unit.phase],
@@ -179,7 +182,8 @@ class FBNet:
         )
         totals = torch.zeros(3, device=self.device)
         self.stillness.begin()
-        with forked_rng(self.seed, "fit", unit.before):  # dropout in a head draws from global state
+        # dropout in a head draws from global state
+        with self.still(unit.phase), forked_rng(self.seed, "fit", unit.before):
             for offset, (x, y) in enumerate(islice(stream, unit.start, unit.stop)):
                 totals += self._step(x, y, unit.phase, tau, unit.before + offset)
         self.ranks.broadcast_buffers(self.supernet)
@@ -238,23 +242,9 @@ class FBNet:
         objective = self.objective if phase == "weights" else self.scaled
         return ce, objective(ce.float(), cost), logits
 
-    def _freeze(self, phase: Phase) -> None:
-        """Gradients for one group of parameters only: the other's are neither needed nor computed."""
-        self._thaw()
-        still: list[nn.Parameter] = list(self.theta.values()) if phase == "weights" else self.weights
-        self._frozen = [
-            parameter for parameter in still if parameter.requires_grad
-        ]  # a user froze the others
-        for parameter in self._frozen:
-            parameter.requires_grad_(False)
-        for parameter in (*self.weights, *self.theta.values()):
-            parameter.grad = None
-
-    def _thaw(self) -> None:
-        """Undo `_freeze`."""
-        for parameter in self._frozen:
-            parameter.requires_grad_(True)
-        self._frozen = []
+    def still(self, phase: Phase) -> AbstractContextManager[None]:
+        """Inside the block gradients are computed for one group of parameters only."""
+        return held_still(self.theta.values() if phase == "weights" else self.weights)
 
     # -- what theta says ----------------------------------------------------------------------------
 
@@ -278,25 +268,21 @@ class FBNet:
         if len(self._proposed) >= self.samples:
             return None
         probabilities = {name: p.tolist() for name, p in self.probabilities().items()}
-        likeliest = {name: max(range(len(p)), key=p.__getitem__) for name, p in probabilities.items()}
         if not self._proposed:
-            return self._remember(likeliest)
+            return self._remember(derive(self.space, probabilities))
         rng = python_rng(self.seed, "sample", len(self._proposed))
         for _ in range(MAX_DRAWS):
-            drawn = {name: rng.choices(range(len(p)), p)[0] for name, p in probabilities.items()}
-            if self._architecture(drawn) not in self._proposed:
+            drawn = derive(self.space, {name: _one_of(p, rng) for name, p in probabilities.items()})
+            if drawn not in self._proposed:
                 return self._remember(drawn)
         return None
 
     def observe(self, trial: Trial) -> None:
         """Nothing to learn: theta is what the search knows."""
 
-    def _remember(self, positions: Mapping[str, int]) -> Architecture:
-        self._proposed.append(self._architecture(positions))
-        return self._proposed[-1]
-
-    def _architecture(self, positions: Mapping[str, int]) -> Architecture:
-        return decide(self.space, lambda choice: choice.options[positions[choice.name]])
+    def _remember(self, architecture: Architecture) -> Architecture:
+        self._proposed.append(architecture)
+        return architecture
 
     # -- state ---------------------------------------------------------------------------------------
 
@@ -325,28 +311,20 @@ class FBNet:
     # -- set-up ----------------------------------------------------------------------------------------
 
     def _supernet(self, parts: ModelParts) -> Model:
-        self._backbone = supernet = Supernet(self.space, self.seed)
-        undecided = [choice.name for choice in self.space.choices if choice.name not in supernet.layers]
-        if undecided:
+        model = assemble_shared(self.space, self.task, parts, seed=self.seed)
+        undecided = [choice.name for choice in self.space.choices if choice.name not in model.shared.mixable]
+        if undecided and not hasattr(self.space, "derive"):
             raise SpaceError(
                 f"FBNet decides between layers, and {undecided} are none; "
                 "fix them in the space, or use another method"
             )
-        first = dict.fromkeys(supernet.layers, 0)
-        model = parts.assemble(
-            supernet,
-            shape=self.task.shape,
-            task=self.task,
-            seed=self.seed,
-            selection=(first,),
-        )
         if self.reference:
             with own_rng(self.seed, "classifier"):
                 for module in model.head.modules():
                     if isinstance(module, nn.Linear):
                         nn.init.normal_(module.weight, 0, 0.01)
                         nn.init.zeros_(module.bias)
-        return model.to(self.device).to(memory_format=torch.channels_last)
+        return model.to(self.device)
 
     def _cost_table(
         self, parts: ModelParts, cost: str, unit: Unit, table: str | None, recorded: Recorded
@@ -355,7 +333,13 @@ class FBNet:
         if cost == "macs":
             if table is not None:
                 raise ConfigError("a table is of latencies; leave it out, or use cost='latency'")
-            return counted_costs(self.supernet, self.space, shape, unit)
+            return counted_costs(self.supernet, shape, unit)
         if table is not None:
             return given_costs(table, self.space, shape, len(self.task.classes), parts, unit)
         return measured_costs(self.space, shape, len(self.task.classes), parts, self.device, recorded, unit)
+
+
+def _one_of(p: Sequence[float], rng: random.Random) -> list[float]:
+    """One option drawn from probabilities, as probabilities of its own."""
+    drawn = rng.choices(range(len(p)), p)[0]
+    return [float(position == drawn) for position in range(len(p))]

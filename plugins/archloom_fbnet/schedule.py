@@ -1,9 +1,8 @@
-"""When what is trained: the passes of a search, its temperature, its learning rate, what a step runs."""
+"""When what is trained: the phases of a search, its temperature, its learning rate, what a step runs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,40 +36,6 @@ class Temperature:
 def cosine(lr: float, epoch: int, epochs: int) -> float:
     """`lr` at epoch 0, falling to 0 at `epochs` along half a cosine."""
     return 0.5 * lr * (1 + math.cos(math.pi * epoch / epochs))
-
-
-@dataclass(frozen=True)
-class Span:
-    """What is trained between two yields: the steps start..stop of one pass of one epoch.
-
-    before: the steps of all earlier spans. epochs: how many epochs are done after this one.
-    """
-
-    epoch: int
-    phase: Phase
-    start: int
-    stop: int
-    before: int
-    epochs: float
-
-
-def plan(epochs: int, warmup_epochs: int, steps: Mapping[Phase, int], span_steps: int) -> list[Span]:
-    """All spans of a search in order: weights alone at first, then weights and theta in turn.
-
-    steps: of each phase in one pass. A span has at most `span_steps` of them.
-    """
-    spans: list[Span] = []
-    before = 0
-    for epoch in range(epochs):
-        phases: tuple[Phase, ...] = ("weights",) if epoch < warmup_epochs else ("weights", "theta")
-        total, done = sum(steps[phase] for phase in phases), 0
-        for phase in phases:
-            for start in range(0, steps[phase], span_steps):
-                stop = min(start + span_steps, steps[phase])
-                done += stop - start
-                spans.append(Span(epoch, phase, start, stop, before, epoch + done / total))
-                before += stop - start
-    return spans
 
 
 def draw_of(mode: Mode, k: int) -> Draw:

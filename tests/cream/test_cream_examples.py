@@ -162,7 +162,7 @@ def test_every_block_of_the_supernet_can_be_run_and_every_path_has_all_blocks():
         architecture = Architecture(dict.fromkeys(space.layers, option))
         assert len(architecture) == len(supernet.layers)
         reached |= {name for name, _ in supernet.path_parameters(architecture)}
-    assert reached == {name for name, _ in supernet.network.named_parameters()}
+    assert reached == {name for name, _ in supernet.named_parameters()}
     assert torch.is_tensor(supernet(torch.zeros(2, 3, 8, 8), architecture))
 
 

@@ -23,7 +23,7 @@ from archloom.ranks import Ranks
 from archloom.space import Around, build_chain, sample
 from archloom.testing import WeightSharingContract, run_context
 from archloom_cream import Cream, CreamSpace
-from archloom_cream.schedule import linear, plan, reference_linear
+from archloom_cream.schedule import linear, reference_linear
 
 
 @pytest.fixture(autouse=True)
@@ -307,13 +307,6 @@ def test_the_schedule_s_length_is_that_of_the_data():
         rates.append(progress.metrics["lr"])
     assert method.steps == 9  # 24 images, batches of 8, three epochs
     assert rates == pytest.approx([0.1 * (1 - step / 9) for step in (2, 5, 8)])
-
-
-def test_units_cover_each_step_once():
-    spans = plan(3, 7, 3)
-    assert [s.before + i for s in spans for i in range(s.stop - s.start)] == list(range(21))
-    assert [s.last for s in spans] == [False, False, True] * 3
-    assert spans[-1].epochs == 3
 
 
 def test_one_dimensional_parameters_do_not_decay():

@@ -40,7 +40,7 @@ def test_counted_macs_sum_to_those_of_any_path():
     supernet = Supernet(space, 0)
     path = space.architecture(["skip", "ir_k3_s2", "ir_k3_e1"])
     model = ModelParts().assemble(supernet, shape=(3, 16, 16), num_classes=10, selection=(path,))
-    table = counted_costs(model, space, (3, 16, 16), "M")
+    table = counted_costs(model, (3, 16, 16), "M")
     for ops in (["skip"] * 3, ["ir_k3_e1", "skip", "ir_k3_s2"], ["ir_k3_s2", "ir_k3_e1", "skip"]):
         positions = [TINY["candidates"].index(op) for op in ops]
         total = table.base + sum(table.costs[f"layer{i}"][p] for i, p in enumerate(positions))

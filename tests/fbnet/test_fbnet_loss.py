@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from archloom.errors import ConfigError
 from archloom_fbnet.loss import Objective, Scaled, Stillness, expected_cost, paper_loss, reference_loss
-from archloom_fbnet.schedule import Temperature, cosine, plan
+from archloom_fbnet.schedule import Temperature, cosine
 
 
 @given(ce=st.floats(0.01, 10), cost=st.floats(1.5, 1e6), alpha=st.floats(0.01, 2), beta=st.floats(0, 2))
@@ -96,26 +95,6 @@ def test_the_learning_rate_falls_along_half_a_cosine():
     assert [cosine(0.1, epoch, 4) for epoch in range(5)] == pytest.approx(
         [0.1, 0.0853553, 0.05, 0.0146447, 0], rel=1e-5
     )
-
-
-@given(
-    epochs=st.integers(1, 8),
-    warmup=st.integers(0, 8),
-    weights=st.integers(1, 9),
-    theta=st.integers(1, 9),
-    span=st.integers(1, 10),
-)
-def test_the_plan_holds_every_step_once_and_in_order(epochs, warmup, weights, theta, span):
-    warmup = min(warmup, epochs)
-    steps = {"weights": weights, "theta": theta}
-    spans = plan(epochs, warmup, steps, span)
-    taken = [(s.epoch, s.phase, i) for s in spans for i in range(s.start, s.stop)]
-    phases = [(e, p) for e in range(epochs) for p in (("weights",) if e < warmup else ("weights", "theta"))]
-    assert taken == [(e, p, i) for e, p in phases for i in range(steps[p])]
-    assert [s.before for s in spans] == [sum(t.stop - t.start for t in spans[:n]) for n in range(len(spans))]
-    assert all(s.stop - s.start <= span for s in spans)
-    assert spans[-1].epochs == epochs
-    assert all(a.epochs < b.epochs for a, b in pairwise(spans))
 
 
 FORMS = [("paper", {}), ("reference", {}), ("additive", {}), ("target", {"target": 300.0})]

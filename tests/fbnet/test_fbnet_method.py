@@ -190,9 +190,9 @@ def test_a_mode_runs_so_many_candidates(options, runs):
 def test_every_mode_gives_theta_a_gradient_and_the_weights_none(options):
     method = make(**options)
     x, y = method.data["theta"].tensors
-    method._freeze("theta")
     masks = method.masks(1.0, torch.Generator().manual_seed(0))
-    method.losses(x, y, masks)[1].backward()
+    with method.still("theta"):
+        method.losses(x, y, masks)[1].backward()
     for name, theta in method.theta.items():
         # the k heaviest are scaled to sum one, so that the others cancel out of their weights
         reached = range(3) if options["mode"] != "top_k" else masks[name].active
