@@ -117,7 +117,7 @@ class OptionCosts:
 
 
 def option_costs(model: Model, shape: Shape, path: Architecture | None = None) -> OptionCosts:
-    """What each option of each layer costs, for inputs of `shape` ((C, H, W) of images): traces alone, nothing is computed.
+    """What each option of each layer costs, for inputs of `shape` ((C, H, W) of images), by traces alone.
 
     model: what `assemble_shared` gives, of a `Supernet`; the slices of another shared network have no costs of their
     own, which is a SpaceError (count a path whole: `count(model, shape, path)`). path: the one that is counted whole,
