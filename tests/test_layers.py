@@ -24,14 +24,14 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "plugin_files functions splitting loss_check",
     "latency latency_places mixing model shared space task wiring",
     "cost steps run kernels.workloads kernels.bench kernels.report products",
-    "contents folder trust pictures",
+    "contents folder trust pictures recording",
     "weightfiles",
     "weights",
     "strategy estimator objective training weight_sharing",
     "hypervolume columns groups",
     "report",
     "engine measuring fitting verdict",
-    "hookspecs context factories plugins config defaults contradictions resolve environment workers zoo backbone "
+    "hookspecs context factories plugins config defaults contradictions resolve environment job zoo backbone "
     "assembly family progress testing __init__",
     "source",
     "teacher",

@@ -2,6 +2,8 @@
 
 import dataclasses
 import random
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import ClassVar
 
 import numpy as np
@@ -13,14 +15,15 @@ from torch.nn import functional as F
 from archloom import testing
 from archloom.architecture import Architecture, Choice
 from archloom.errors import PluginError
-from archloom.estimator import Metric
+from archloom.estimator import FULL, Metric
+from archloom.measuring import Here, Outcome
 from archloom.model import ModelParts
 from archloom.randomness import forked_rng
 from archloom.shared import Supernet
 from archloom.space import NamedArchitecture, sample
 from archloom.strategy import Progress
 from archloom.task import batches
-from archloom.testing import TinySpace
+from archloom.testing import TinySpace, answering
 from archloom_baselines import RandomSearch, RegularizedEvolution
 from archloom_estimators import (
     InheritedAccuracy,
@@ -30,6 +33,7 @@ from archloom_estimators import (
     TableLatency,
     TrainedAccuracy,
 )
+from archloom_estimators.executors import Workers
 from archloom_fbnet import FBNet, FBNetSpace
 from test_testing_parts import BROKEN as BROKEN_PARTS
 
@@ -77,6 +81,14 @@ class TestTrainedAccuracy(testing.EstimatorContract):
 
 class TestInheritedAccuracy(testing.EstimatorContract):
     factory, options = InheritedAccuracy, {"batch_size": 16, "recalibration": 2}
+
+
+class TestHere(testing.ExecutorContract):
+    factory = Here
+
+
+class TestWorkers(testing.ExecutorContract):
+    factory, options = Workers, {"workers": 2}
 
 
 class TestFBNet(testing.WeightSharingContract):
@@ -641,6 +653,250 @@ BROKEN_ESTIMATORS = [
     ("test_it_leaves_the_supernet_as_it_was", Recalibrating, AssertionError, "changed the supernet"),
 ]
 
+# -- what is broken fails: executors ---------------------------------------------------------------------
+
+
+class SoundExecutor:
+    """Measures in this process, each in a thread of its own, and speaks as if each had a process of its own: what
+    would end this one is answered without being measured."""
+
+    offers: ClassVar = ("timeout",)
+
+    def __init__(self, job, measure) -> None:
+        self.job, self.measure, self.workers = job, measure, 1
+        self.running, self.pool = [], ThreadPoolExecutor(1)
+
+    def submit(self, architecture, seed, fidelity=FULL):
+        if architecture["does"] == "sleeps":
+            return self.sleep(architecture)
+        return self.pool.submit(self.work, architecture, seed, fidelity)
+
+    def work(self, architecture, seed, fidelity):
+        if architecture["does"] == "dies":
+            self.note(architecture)
+            return self.die(architecture)
+        if architecture["does"] == "dies once":
+            return self.die_once(architecture, seed, fidelity)
+        done = self.measure(architecture, seed, fidelity)
+        return dataclasses.replace(done, metrics={**done.metrics, "process": 0.5})
+
+    def note(self, architecture):
+        with (self.job.folder / answering.MEASURED).open("a") as file:
+            print(architecture["does"], architecture["number"], 2**22, sep=",", file=file)
+
+    def die(self, architecture):
+        self.note(architecture)
+        return Outcome("failed", {}, {"seconds": 0.0, "epochs": 0.0}, "its process died")
+
+    def die_once(self, architecture, seed, fidelity):
+        return self.work(architecture.replace(does="answers"), seed, fidelity)
+
+    def sleep(self, architecture):
+        self.note(architecture)
+        future = Future()
+        if architecture["number"] == 4:
+            future.set_result(self.end())
+        else:
+            self.running.append(future)
+        return future
+
+    def end(self):
+        return Outcome("failed", {}, {"seconds": 5.0, "epochs": 0.0}, "contract_answering took too long")
+
+    def close(self):
+        for future in self.running:
+            future.cancel()
+        self.pool.shutdown(cancel_futures=True)
+
+
+class Endless(SoundExecutor):
+    """Nobody can end it."""
+
+    close = None
+
+
+class Lazy(SoundExecutor):
+    """It has no workers."""
+
+    def __init__(self, job, measure) -> None:
+        super().__init__(job, measure)
+        self.workers = 0
+
+
+class Unordered(SoundExecutor):
+    """Whoever is finished first answers the oldest question."""
+
+    def __init__(self, job, measure) -> None:
+        super().__init__(job, measure)
+        self.pool, self.futures = ThreadPoolExecutor(2), []
+
+    def submit(self, architecture, seed, fidelity=FULL):
+        self.futures.append(Future())
+        done = super().submit(architecture, seed, fidelity)
+        done.add_done_callback(lambda done: self.futures.pop(0).set_result(done.result()))
+        return self.futures[-1] if self.futures else done
+
+
+class OneSeed(SoundExecutor):
+    """It measures all under one seed."""
+
+    def work(self, architecture, seed, fidelity):
+        return super().work(architecture, 1, fidelity)
+
+
+class Whole(SoundExecutor):
+    """It knows no fidelity."""
+
+    def work(self, architecture, seed, fidelity):
+        return super().work(architecture, seed, FULL)
+
+
+class Raising(SoundExecutor):
+    """What an estimator raises, its futures raise."""
+
+    def work(self, architecture, seed, fidelity):
+        done = super().work(architecture, seed, fidelity)
+        if done.error and done.error.startswith("contract_answering: "):
+            raise RuntimeError(done.error)
+        return done
+
+
+class Mute(SoundExecutor):
+    """It keeps to itself why an estimate failed."""
+
+    def work(self, architecture, seed, fidelity):
+        return dataclasses.replace(super().work(architecture, seed, fidelity), error=None)
+
+
+class Fragile(SoundExecutor):
+    """The death of a process is an exception."""
+
+    def die(self, architecture):
+        raise BrokenProcessPool("a process died")
+
+
+class Contagious(SoundExecutor):
+    """After the death of a process nothing is measured any more."""
+
+    dead = False
+
+    def work(self, architecture, seed, fidelity):
+        self.dead = self.dead or architecture["does"] == "dies"
+        done = super().work(architecture, seed, fidelity)
+        return dataclasses.replace(done, status="failed", error="dead") if self.dead else done
+
+
+class Stubborn(SoundExecutor):
+    """What kills its process is begun again and again."""
+
+    def die(self, architecture):
+        self.note(architecture)
+        return super().die(architecture)
+
+
+class Hasty(SoundExecutor):
+    """What dies once is given up."""
+
+    def die_once(self, architecture, seed, fidelity):
+        return self.die(architecture)
+
+
+class Deaf(SoundExecutor):
+    """It knows no timeout."""
+
+    def end(self):
+        return Outcome("ok", {"number": 4.0}, {"seconds": 60.0, "epochs": 0.0})
+
+
+class Repeating(SoundExecutor):
+    """What takes too long is begun again."""
+
+    def end(self):
+        self.note(Architecture({"does": "sleeps", "number": 4}))
+        return super().end()
+
+
+class Elsewhere(SoundExecutor):
+    """It says that it measures here."""
+
+    offers = ("supernet",)
+
+
+class Alone(SoundExecutor):
+    """Each measurement has recorded values of its own."""
+
+    def work(self, architecture, seed, fidelity):
+        context = dataclasses.replace(self.measure.context, recorded=lambda name, measure: measure())
+        self.measure = dataclasses.replace(self.measure, context=context)
+        return super().work(architecture, seed, fidelity)
+
+
+class Uncancelled(SoundExecutor):
+    """What is cancelled is measured all the same."""
+
+    def submit(self, architecture, seed, fidelity=FULL):
+        done, shown = super().submit(architecture, seed, fidelity), Future()
+        done.add_done_callback(lambda done: shown.cancelled() or shown.set_result(done.result()))
+        return shown
+
+
+class Abandoning(SoundExecutor):
+    """It leaves what runs without an end."""
+
+    def close(self):
+        self.pool.shutdown(cancel_futures=True)
+
+
+BROKEN_EXECUTORS = [
+    ("test_it_can_be_asked_and_closed", Endless, AssertionError, "`workers`, `submit` and `close`"),
+    ("test_it_can_be_asked_and_closed", Lazy, AssertionError, "at least 1"),
+    ("test_each_submission_has_its_own_result_as_measured_here", Unordered, AssertionError, "finished first"),
+    ("test_each_submission_has_its_own_result_as_measured_here", OneSeed, AssertionError, "came out as"),
+    ("test_the_fidelity_is_handed_on", Whole, AssertionError, "the estimator was handed"),
+    ("test_an_estimator_that_raises_fails_its_own_trial", Raising, AssertionError, "search would end there"),
+    ("test_an_estimator_that_raises_fails_its_own_trial", Mute, AssertionError, "has its words"),
+    (
+        "test_a_measurement_that_kills_its_process_fails_alone_after_two_tries",
+        Fragile,
+        AssertionError,
+        "BrokenProcessPool",
+    ),
+    (
+        "test_a_measurement_that_kills_its_process_fails_alone_after_two_tries",
+        Contagious,
+        AssertionError,
+        "took other trials",
+    ),
+    (
+        "test_a_measurement_that_kills_its_process_fails_alone_after_two_tries",
+        Stubborn,
+        AssertionError,
+        "begun 3 times",
+    ),
+    ("test_a_measurement_whose_process_died_once_is_made_again", Hasty, AssertionError, "made again"),
+    (
+        "test_an_estimate_that_takes_too_long_is_ended_where_it_offers_that",
+        Deaf,
+        AssertionError,
+        "with the estimator's name",
+    ),
+    (
+        "test_an_estimate_that_takes_too_long_is_ended_where_it_offers_that",
+        Repeating,
+        AssertionError,
+        "begun 2 times",
+    ),
+    (
+        "test_it_measures_in_this_process_where_it_offers_the_supernet",
+        Elsewhere,
+        AssertionError,
+        "in another",
+    ),
+    ("test_a_recorded_value_is_measured_once_for_all", Alone, AssertionError, "measured 4 times"),
+    ("test_a_cancelled_measurement_is_not_made", Uncancelled, AssertionError, "was made"),
+    ("test_closing_ends_what_runs_and_what_waits", Abandoning, AssertionError, "never done"),
+]
+
 # -- what is broken fails: weight sharing ----------------------------------------------------------------
 
 
@@ -795,6 +1051,7 @@ BROKEN = [
     *((testing.StrategyContract, {}, *case) for case in BROKEN_STRATEGIES),
     *((testing.SharedSpaceContract, {"shape": (1, 8, 8)}, *case) for case in BROKEN_SPACES),
     *((testing.EstimatorContract, {}, *case) for case in BROKEN_ESTIMATORS),
+    *((testing.ExecutorContract, {}, *case) for case in BROKEN_EXECUTORS),
     *((testing.WeightSharingContract, {}, *case) for case in BROKEN_METHODS),
 ]
 
@@ -804,10 +1061,16 @@ BROKEN = [
     BROKEN,
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_broken_plugin_fails_the_check_that_it_breaks(contract, given, check, broken, error, told):
+def test_a_broken_plugin_fails_the_check_that_it_breaks(
+    contract, given, check, broken, error, told, monkeypatch
+):
     case = type("Case", (contract,), {"factory": broken, **given})()
-    with pytest.raises(error, match=told):
-        getattr(case, check)()
+    monkeypatch.setattr("archloom.testing.answering.SLEEP", 2.0)  # how long a process may take to end
+    try:
+        with pytest.raises(error, match=told):
+            getattr(case, check)()
+    finally:
+        getattr(case, "teardown_class", lambda: None)()
 
 
 @pytest.mark.parametrize(
@@ -836,6 +1099,10 @@ class TestTheSoundSpacePasses(testing.SharedSpaceContract):
 
 class TestTheSoundEstimatorPasses(testing.EstimatorContract):
     factory = SoundEstimator
+
+
+class TestTheSoundExecutorPasses(testing.ExecutorContract):
+    factory = SoundExecutor
 
 
 class TestTheSoundMethodPasses(testing.WeightSharingContract):

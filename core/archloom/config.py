@@ -187,7 +187,8 @@ class SearchConfig(_Strict):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     order: Literal["submitted", "completion"] = "submitted"
     window: Int = Field(1, ge=1)
-    workers: Int = Field(1, ge=1, le=MOST)
+    executor: PartLike | None = None
+    workers: Int | None = Field(None, ge=1, le=MOST)
     threads: Int | None = Field(None, ge=1, le=MOST)
     checkpoint_every: Float = Field(60.0, ge=0)
     max_failures: Int = Field(10, ge=1)
@@ -196,6 +197,14 @@ class SearchConfig(_Strict):
     canonical: bool = False
     strict: bool = False
     plugins: list[str] = []
+
+    @model_validator(mode="after")
+    def _one_number_of_workers(self) -> SearchConfig:
+        own = None if self.executor is None else self.executor.options.get("workers")
+        if own is not None and self.workers is not None and own != self.workers:
+            told = "executor.workers is {own} and workers is {workers}; keep one (null drops the other)"
+            raise PydanticCustomError("workers", told, {"own": own, "workers": self.workers})
+        return self
 
     def identity(self) -> dict[str, Any]:
         """Everything that trials and verdict depend on. A resumed run must agree in it, but for what is `LATER`."""
@@ -225,14 +234,21 @@ class SearchConfig(_Strict):
         return identity | {"window": self.open_trials if self.order == "submitted" else self.window}
 
     @property
-    def in_processes(self) -> bool:
-        """Whether other processes measure: several of them, or one that can be ended when its time is up."""
-        return self.workers > 1 or any(part.timeout is not None for part in self.estimators)
+    def timed(self) -> bool:
+        """Whether an estimate may have to be ended."""
+        return any(part.timeout is not None for part in self.estimators)
+
+    @property
+    def at_once(self) -> int:
+        """How many measurements are to be made at once: `workers`, or the executor's option of that name, else 1."""
+        own = None if self.executor is None else self.executor.options.get("workers")
+        workers = self.workers if own is None else own
+        return workers if isinstance(workers, int) and not isinstance(workers, bool) else 1
 
     @property
     def open_trials(self) -> int:
         """How many trials are open at once at most: the window, and as many as there are workers."""
-        return max(self.window, self.workers)
+        return max(self.window, self.at_once)
 
 
 def parse_config(data: Any, where: str = "the configuration") -> SearchConfig:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from .config import SearchConfig
 from .errors import ConfigError
 from .estimator import Estimator
+from .factories import OFFERS, Entry
 from .objective import Constraint
+from .plugins import Host
 
 
 def check_together(
@@ -47,3 +49,28 @@ def _check_bounds(constraints: Sequence[Constraint]) -> None:
             empty = low.bound == high.bound and not (low.sign == ">=" and high.sign == "<=")
             if low.bound > high.bound or empty:
                 raise ConfigError(f"the constraints '{low}' and '{high}' leave no value between them")
+
+
+def check_executor(
+    config: SearchConfig, host: Host, executor: Entry, estimators: Sequence[Estimator]
+) -> None:
+    """A ConfigError where the executor cannot do what an estimator asks for."""
+    can = {
+        word: [e.name for e in host.entries("executor") if word in e.offers] for word in OFFERS["executor"]
+    }
+    if config.executor is not None:
+        way_out = f"measure in this process: executor {_either(can['supernet'])}"
+    else:
+        way_out = "set workers to 1" if (config.workers or 1) > 1 else "leave every timeout out"
+    for part, estimator in zip(config.estimators, estimators, strict=True):
+        if "supernet" in getattr(estimator, "needs", ()) and "supernet" not in executor.offers:
+            raise ConfigError(f"estimator '{part.type}' uses this process's supernet; {way_out}")
+        if part.timeout is not None and "timeout" not in executor.offers:
+            raise ConfigError(
+                f"estimator '{part.type}' has a timeout, and executor '{executor.name}' cannot end an estimate; leave "
+                f"the timeout out, or name the executor {_either(can['timeout'])}"
+            )
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(f"'{name}'" for name in names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from .config import DEFAULT, ModelConfig, Part
+from .config import DEFAULT, ModelConfig, Part, SearchConfig
 from .errors import ConfigError
 from .factories import Entry, Kind
 from .plugins import Host
@@ -18,6 +18,7 @@ KINDS: Mapping[str, Kind] = {
     "recipe": "recipe",
     "estimators": "estimator",
     "observers": "observer",
+    "executor": "executor",
     "neck": "component",
     "head": "component",
     "loss": "component",
@@ -48,6 +49,20 @@ def default(host: Host, key: str) -> Entry:
     if not entries:
         raise ConfigError(_lacking(host, key, f"{key}: NAME"))
     return entries[0]
+
+
+def executor_of(config: SearchConfig, host: Host) -> Part:
+    """Who is asked to measure: the executor that is named, with its workers; else the first default that can make so
+    many measurements at once and, where one may have to be ended, can do that."""
+    workers = {"workers": config.at_once}
+    if config.executor is not None:
+        given = {} if config.workers is None else workers
+        return config.executor.model_copy(update={"options": {**config.executor.options, **given}})
+    for entry in host.defaults("executor"):
+        several = any(option.name == "workers" for option in entry.options)
+        if (several or config.at_once == 1) and ("timeout" in entry.offers or not config.timed):
+            return Part(type=entry.name, options=workers if several else {})
+    raise ConfigError(_lacking(host, "executor", "executor: NAME"))
 
 
 def _named(parts: Sequence[Part], host: Host, key: str) -> list[Part]:

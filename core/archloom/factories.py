@@ -16,12 +16,13 @@ from .config import TOLD, refuse_bool
 from .context import BEFORE_STAR, HANDED
 from .errors import ConfigError, PluginError, SpaceError, nearest, shown
 
-Kind = Literal["space", "strategy", "estimator", "task", "component", "recipe", "observer"]
+Kind = Literal["space", "strategy", "estimator", "executor", "task", "component", "recipe", "observer"]
 
 INJECTED: Mapping[Kind, tuple[str, ...]] = {
     "space": ("host",),
     "strategy": tuple(HANDED),
     "estimator": ("host",),
+    "executor": ("job", "measure"),
     "task": (),
     "component": ("in_channels", "num_classes"),
     "recipe": (),
@@ -35,6 +36,9 @@ NEEDS: Mapping[Kind, tuple[str, ...]] = {
     "estimator": ("supernet",),
 }
 """The words that `needs` may hold, for each kind that has any."""
+
+OFFERS: Mapping[Kind, tuple[str, ...]] = {"executor": ("supernet", "timeout")}
+"""The words that `offers` may hold, for each kind that has any."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,11 @@ class Entry:
         needs = tuple(getattr(self.factory, "needs", ()))
         return needs if not self.shares_weights or "supernet" in needs else ("supernet", *needs)
 
+    @property
+    def offers(self) -> tuple[str, ...]:
+        """What the factory declares to offer to those who need it."""
+        return tuple(getattr(self.factory, "offers", ()))
+
     def validate(self, options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         """The options with their types converted and defaults filled in; a ConfigError for a wrong one."""
         try:
@@ -151,7 +160,7 @@ class Entry:
                 check_choices(made)
         except SpaceError as error:
             raise SpaceError(f"{self.kind} '{self.name}' of {self.distribution}: {error}") from error
-        _check_needs(f"{self.kind} '{self.name}' of {self.distribution}", self.kind, made)
+        _check_words(f"{self.kind} '{self.name}' of {self.distribution}", self.kind, made)
         if self.kind in ("strategy", "estimator"):
             with contextlib.suppress(AttributeError, TypeError):  # an object that takes no attribute
                 made.registered_as = f"{self.kind} '{self.name}'"
@@ -222,7 +231,7 @@ def entry_of(
             raise PluginError(f"{where}: {problem}{_place(factory)}")
         else:
             options.append(Option(parameter.name, parameter.annotation, parameter.default))
-    _check_needs(where, kind, factory, _place(factory))
+    _check_words(where, kind, factory, _place(factory))
     schema = _schema(kind, name, options, where + _place(factory))
     _check_defaults(where, schema, factory)
     entry = Entry(
@@ -338,22 +347,25 @@ def _check_defaults(where: str, schema: type[BaseModel], factory: Callable[..., 
                 ) from None
 
 
-def _check_needs(where: str, kind: Kind, thing: Any, place: str = "") -> None:
-    """Refuse a word in `needs` that means nothing here."""
-    needs, known = getattr(thing, "needs", ()), NEEDS.get(kind)
-    if known is None or isinstance(needs, property):
-        return
-    if isinstance(needs, str) or not isinstance(needs, Iterable):
-        raise PluginError(
-            f"{where}: 'needs' is a tuple of words, such as {known[:1]!r}, and not {needs!r}{place}"
-        )
-    for word in needs:
-        if word not in known:
-            near = nearest(str(word), known)
-            hint = f"did you mean '{near}'? " if near else ""
+def _check_words(where: str, kind: Kind, thing: Any, place: str = "") -> None:
+    """Refuse a word in `needs` or `offers` that means nothing here."""
+    for attribute, known in ("needs", NEEDS.get(kind)), ("offers", OFFERS.get(kind)):
+        words = getattr(thing, attribute, ())
+        if known is None or isinstance(words, property):
+            continue
+        if isinstance(words, str) or not isinstance(words, Iterable):
             raise PluginError(
-                f"{where}: it needs {word!r}, which means nothing here; {hint}It can need: {', '.join(known)}{place}"
+                f"{where}: '{attribute}' is a tuple of words, such as {known[:1]!r}, and not {words!r}{place}"
             )
+        for word in words:
+            if word not in known:
+                near = nearest(str(word), known)
+                hint = f"did you mean '{near}'? " if near else ""
+                verb = attribute.removesuffix("s")
+                raise PluginError(
+                    f"{where}: it {attribute} {word!r}, which means nothing here; {hint}It can {verb}: "
+                    f"{', '.join(known)}{place}"
+                )
 
 
 def _place(factory: Any) -> str:

@@ -20,7 +20,8 @@ class Register(Protocol):
 
     default: what stands where a configuration names none of the kind, so that it must need no option. One task, one
     recipe, one strategy (what others are compared with), one neck, one head and one loss may be the default; of the
-    estimators and of the observers several. Spaces and backbones are always named.
+    estimators and of the observers several, and of the executors, of which the first is taken that can do what is
+    asked. Spaces and backbones are always named.
     """
 
     def __call__(self, name: str, factory: Callable[..., Any], *, default: bool = False) -> None: ...
@@ -40,6 +41,12 @@ def register_strategies(register: Register) -> None:
 @hookspec
 def register_estimators(register: Register) -> None:
     """factory(*, options) -> `archloom.estimator.Estimator`"""
+
+
+@hookspec
+def register_executors(register: Register) -> None:
+    """factory(job, *, options) -> `archloom.measuring.Executor`, or
+    factory(measure, *, options) -> `archloom.measuring.Executor` where it measures in this process"""
 
 
 @hookspec

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .architecture import Architecture
 from .errors import SearchError
@@ -112,23 +112,39 @@ def _epochs(estimator: Estimator, fidelity: Fidelity) -> float:
     return float(getattr(estimator, "epochs", 0.0))
 
 
+@runtime_checkable
 class Executor(Protocol):
-    """Where measuring happens: here and now, or elsewhere."""
+    """Where measuring happens: in this process, or elsewhere.
+
+    workers: how many measurements it makes at once. submit: a future of what a `Measurer` gives for the same arguments;
+    a measurement that is lost with its process is a "failed" outcome, and touches no other. close: ends what is being
+    measured elsewhere, and cancels what was not begun. Its factory may have `offers`, a tuple of "supernet", where it
+    measures in this process, which has the supernet, and "timeout", where it ends an estimate that takes longer than
+    its estimator's timeout; without it, it offers neither.
+    """
 
     workers: int
 
     def submit(self, architecture: Architecture, seed: int, fidelity: Fidelity = FULL) -> Future[Outcome]: ...
 
+    def close(self) -> None: ...
 
-@dataclass
+
 class Here:
     """Measures in this process, at once."""
 
-    measure: Callable[..., Outcome]  # (architecture, seed), and the fidelity where it is not full
-    workers: int = 1
+    offers = ("supernet",)
+
+    def __init__(self, measure: Callable[..., Outcome]) -> None:
+        """measure: of (architecture, seed), and the fidelity where it is not full."""
+        self.measure, self.workers = measure, 1
 
     def submit(self, architecture: Architecture, seed: int, fidelity: Fidelity = FULL) -> Future[Outcome]:
+        """Measure now: the future is done."""
         future: Future[Outcome] = Future()
         more = () if fidelity == FULL else (fidelity,)
         future.set_result(self.measure(architecture, seed, *more))
         return future
+
+    def close(self) -> None:
+        """There is nothing to end."""

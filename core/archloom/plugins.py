@@ -25,6 +25,7 @@ HOOKS: Mapping[Kind, str] = {
     "space": "register_search_spaces",
     "strategy": "register_strategies",
     "estimator": "register_estimators",
+    "executor": "register_executors",
     "task": "register_tasks",
     "component": "register_components",
     "recipe": "register_recipes",
@@ -32,7 +33,7 @@ HOOKS: Mapping[Kind, str] = {
 }
 
 
-SEVERAL = ("estimator", "observer")
+SEVERAL = ("estimator", "executor", "observer")
 """The kinds that may have more than one default."""
 
 

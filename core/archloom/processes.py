@@ -58,7 +58,8 @@ class Processes:
 
     prepare: called once in each process with `arguments`; gives the function that does a task. Both must be
     importable there. That function is called with a `Say` and the task's arguments. tries: how often a task may begin
-    when its worker dies under it; one whose time is up is not tried again.
+    when its worker dies under it; one whose time is up is not tried again. lost: called with the `WorkerLost`, the
+    seconds since the task began and its arguments; gives its answer where its worker was lost in every try.
     """
 
     def __init__(
@@ -68,8 +69,9 @@ class Processes:
         arguments: tuple[Any, ...],
         *,
         tries: int = 2,
+        lost: Callable[..., Any] | None = None,
     ) -> None:
-        self._tries = tries
+        self._tries, self._lost = tries, lost
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._workers = [_Worker(prepare, arguments, index) for index in range(number)]
         self._threads = [
@@ -80,8 +82,9 @@ class Processes:
             thread.start()
 
     def submit(self, *arguments: Any) -> Future[Any]:
-        """Do a task in the next free process. Its future has the task's own exception; a `WorkerLost` where the
-        worker died in every try, or took too long; a RunError where no worker can be prepared."""
+        """Do a task in the next free process. Its future can be cancelled until the task begins. It has the task's own
+        exception; a `WorkerLost` where the worker died in every try, or took too long, and nothing was given for that;
+        a RunError where no worker can be prepared."""
         task = _Task(arguments, Future())
         self._tasks.put(task)
         return task.future
@@ -111,12 +114,16 @@ class Processes:
         worker.stop()
 
     def _done(self, worker: _Worker, task: _Task) -> Any:
+        began = time.perf_counter()
         for left in reversed(range(self._tries)):
             try:
                 return worker.do(task.arguments)
             except WorkerLost as lost:
-                if lost.late or not left or worker.stopped:
+                if not (lost.late or not left or worker.stopped):
+                    continue
+                if self._lost is None:
                     raise
+                return self._lost(lost, time.perf_counter() - began, *task.arguments)
         raise AssertionError("unreachable: the last try returns or raises")
 
 
@@ -271,7 +278,7 @@ def check_main_guard() -> None:
 def _work(pipe: Connection, prepare: Callable[..., Callable[..., Any]], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_the_parent, name=f"{_NAME}'s parent", daemon=True).start()
+    end_with_the_parent()
     say: Say = lambda doing, limit: pipe.send(("says", doing, limit))
     do: Callable[..., Any] | None = None
     task: tuple[Any, ...] | None = None
@@ -299,9 +306,14 @@ def _pickled(error: BaseException) -> bytes | None:
         return None
 
 
-def _end_with_the_parent() -> None:
-    """A parent that is killed at once cannot end its workers, and nobody would use what they find."""
+def end_with_the_parent() -> None:
+    """Let this process end when the one that started it does, in whatever way: one that is killed at once cannot end
+    its workers, and nobody would use what they find."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Thread(target=_end_after, args=(parent,), name=f"{_NAME}'s parent", daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -11,8 +11,8 @@ from torch import nn
 
 from .config import DEFAULT, ModelConfig, Part, SearchConfig
 from .context import RunContext
-from .contradictions import check_together
-from .defaults import named
+from .contradictions import check_executor, check_together
+from .defaults import executor_of, named
 from .engine import Limits
 from .errors import ArchloomError, ConfigError, UnknownName
 from .estimator import Context, Estimator, Metric
@@ -58,6 +58,7 @@ class Resolved:
     recipe: Recipe
     method: Maker | None
     strategy: Maker | None
+    executor: Maker
     device: torch.device
 
     def context(self, ranks: Ranks, recorded: Recorded, *, seed: int | None = None) -> RunContext:
@@ -110,8 +111,12 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
     _check_options(config, host)  # all of them before anything is made, which takes time and libraries
     space = make(host, "space", config.space)
     estimators = [make(host, "estimator", part) for part in config.estimators]
+    part = executor_of(config, host)
+    where = host.get("executor", part.type)
+    executor = Maker(where, where.validate(part.options))
     metrics = _metrics(estimators)
     _check_needs(config, space, method, strategy, estimators)
+    check_executor(config, host, executor.entry, estimators)
     objectives = [_objective(name, metrics, "objectives") for name in config.objectives]
     constraints = [_constraint(text, metrics) for text in config.constraints]
     check_together(config, constraints, estimators, supernet=method is not None)
@@ -135,6 +140,7 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
         recipe=make(host, "recipe", config.recipe),
         method=method,
         strategy=strategy,
+        executor=executor,
         device=device_of(config.device),
     )
     _check_owned_head(given, space)
@@ -154,6 +160,7 @@ def _check_options(config: SearchConfig, host: Host) -> None:
         ("space", config.space),
         ("task", config.task),
         ("recipe", config.recipe),
+        ("executor", executor_of(config, host)),
     ]
     parts += [("estimator", part) for part in config.estimators]
     parts += [("observer", part) for part in config.observers]
@@ -181,6 +188,7 @@ def completed(config: SearchConfig, host: Host) -> SearchConfig:
         "recipe": "recipe",
     }
     parts = {name: part for name in kinds if (part := getattr(config, name)) is not None}
+    executor = None if config.executor is None else whole("executor", executor_of(config, host))
     model = {
         name: whole("component", part, f"{name}.")
         for name in ("neck", "head", "loss")
@@ -191,6 +199,7 @@ def completed(config: SearchConfig, host: Host) -> SearchConfig:
             **{name: whole(kinds[name], part) for name, part in parts.items()},
             "estimators": [whole("estimator", part) for part in config.estimators],
             "observers": [whole("observer", part) for part in config.observers],
+            "executor": executor,
             "model": config.model.model_copy(update=model),
         }
     )
@@ -338,9 +347,6 @@ def _check_needs(
                 f"estimator '{part.type}' uses a supernet's weights, and no 'method' here trains one; name a method, "
                 "or estimate by training"
             )
-        if "supernet" in getattr(estimator, "needs", ()) and config.in_processes:
-            way_out = "set workers to 1" if config.workers > 1 else "leave every timeout out"
-            raise ConfigError(f"estimator '{part.type}' uses this process's supernet; {way_out}")
 
 
 def _metrics(estimators: Sequence[Estimator]) -> dict[str, Metric]:

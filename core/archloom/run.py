@@ -18,12 +18,12 @@ report.html          what a person looks at
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import io
 import json
 import os
 import pickle
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -181,12 +181,15 @@ def read_checkpoint(path: Path, owner: str = "") -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path} holds more than data, and is not read") from error
 
 
+_MEASURING: dict[Path, threading.Lock] = {}
+"""One for each value: threads of this process that need the same one wait for whoever measures it."""
+
+
 def recorded(folder: Path, name: str, measure: Callable[[], Any]) -> Any:
-    """A JSON value measured once in a run's life, whichever of its processes asks first."""
+    """A JSON value measured once in a run's life, by whichever thread asks first of the process that owns the `folder`.
+    Other processes ask that one: see `archloom.recording`."""
     path = folder / "recorded" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / ".lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _MEASURING.setdefault(path, threading.Lock()):
         if not path.exists():
             write_json(path, measure())
     try:

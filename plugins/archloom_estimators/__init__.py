@@ -1,12 +1,15 @@
-"""Estimators: what a network costs, how long it takes, how accurate it is, and proxies of that."""
+"""Estimators: what a network costs, how long it takes, how accurate it is, and proxies of that. Executors: where they
+measure."""
 
 from __future__ import annotations
 
 import archloom
 from archloom.hookspecs import Register
+from archloom.measuring import Here
 
 from .accuracy import InheritedAccuracy, TrainedAccuracy
 from .cost import Macs, Params
+from .executors import Workers
 from .function import Function
 from .latency import MeasuredLatency, TableLatency
 from .proxies import PROXIES
@@ -23,3 +26,9 @@ def register_estimators(register: Register) -> None:
     register("function", Function)
     for name, proxy in PROXIES.items():
         register(name, proxy)
+
+
+@archloom.hookimpl
+def register_executors(register: Register) -> None:
+    register("here", Here, default=True)
+    register("processes", Workers, default=True)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..engine import Search
+from ..errors import ConfigError
 from ..estimator import Context
-from ..measuring import Executor, Here
+from ..job import measuring
+from ..measuring import Executor
 from ..observing import Observers, name_of
+from ..recording import shared
 from ..resolve import Resolved
 from ..run import Run
 from ..strategy import Strategy
-from ..workers import Workers
+
+logger = logging.getLogger("archloom")
 
 Notify = Callable[[dict[str, Any]], None]
 """Is told of each event of a run."""
@@ -33,16 +38,25 @@ def make_observers(r: Resolved, folder: Path, notify: Notify) -> Observers:
 
 @contextmanager
 def executor_of(r: Resolved, context: Context, folder: Path) -> Iterator[Executor]:
-    """Who measures inside the block: this process, or others, where there are several or an estimate may be ended."""
-    if not r.config.in_processes:
-        yield Here(r.measurer(context))
-        return
-    threads = r.config.threads or max(1, torch.get_num_threads() // r.config.workers)  # as the run began with
-    workers = Workers(r.config.model_copy(update={"threads": threads}), r.host.files, folder)
-    try:
-        yield workers
-    finally:
-        workers.close()
+    """Who measures inside the block, for the run in `folder`: the configured executor."""
+    entry = r.executor.entry
+    available: dict[str, Any] = {"measure": r.measurer(context)}
+    with ExitStack() as until_the_end:
+        if "job" in entry.injected:
+            threads = r.config.threads or max(1, torch.get_num_threads() // r.config.at_once)
+            recorded = until_the_end.enter_context(shared(folder))
+            available["job"] = measuring(r, folder, recorded, threads)
+        executor = r.executor(**available)
+        if not isinstance(executor, Executor):
+            raise ConfigError(f"executor '{entry.name}' lacks one of: workers, submit, close")
+        until_the_end.callback(executor.close)
+        if executor.workers > r.config.open_trials:
+            logger.warning(
+                "executor '%s' can make %d measurements at once, and at most %d trials are open: a larger 'window' "
+                "would use it, in another search",
+                *(entry.name, executor.workers, r.config.open_trials),
+            )
+        yield executor
 
 
 def make_loop(

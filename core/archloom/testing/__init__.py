@@ -13,6 +13,7 @@ fails says what the engine relies on. There is one contract for each protocol:
     WeightSharingContract   a method that trains a supernet
     SpaceContract           a search space; SharedSpaceContract where it has `candidate` and `around`
     EstimatorContract       an estimator
+    ExecutorContract        an executor
     TaskContract            a task
     BackboneContract, NeckContract, HeadContract, LossContract
                             a component of a model
@@ -27,6 +28,7 @@ from __future__ import annotations
 from .checks import global_generators_untouched, same, snapshot
 from .components import BackboneContract, HeadContract, LossContract, NeckContract
 from .estimators import EstimatorContract
+from .executors import ExecutorContract
 from .observers import ObserverContract
 from .recipes import RecipeContract
 from .spaces import SharedSpaceContract, SpaceContract
@@ -38,6 +40,7 @@ from .weight_sharing import WeightSharingContract
 __all__ = [
     "BackboneContract",
     "EstimatorContract",
+    "ExecutorContract",
     "HeadContract",
     "LossContract",
     "NeckContract",
