@@ -117,6 +117,8 @@ def test_the_list_of_plugins_marks_the_defaults():
         ("component", "neck.GlobalAverage"),
         ("estimator", "macs"),
         ("estimator", "params"),
+        ("executor", "here"),
+        ("executor", "processes"),
         ("observer", "tensorboard"),
         ("recipe", "default"),
         ("strategy", "random"),
