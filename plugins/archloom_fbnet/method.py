@@ -318,6 +318,11 @@ class FBNet:
                 f"FBNet decides between layers, and {undecided} are none; "
                 "fix them in the space, or use another method"
             )
+        if conditional := [choice.name for choice in self.space.choices if choice.when]:
+            raise SpaceError(
+                f"FBNet's loss counts every layer, and {conditional} are there only under conditions; make the option "
+                "of leaving a layer out one of its own (skip), or use another method"
+            )
         if self.reference:
             with own_rng(self.seed, "classifier"):
                 for module in model.head.modules():

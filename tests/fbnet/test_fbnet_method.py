@@ -321,6 +321,21 @@ def test_a_space_with_a_choice_that_is_no_layer_is_refused():
         make(WithResolution())
 
 
+def test_a_space_with_layers_under_conditions_is_refused():
+    class Conditional(FBNetSpace):
+        def __init__(self) -> None:
+            super().__init__(form="small", in_channels=1, candidates=["skip", "ir_k3_e1"])
+            first, second, *others = self.choices
+            self.choices = [
+                first,
+                Choice(second.name, second.options, when={first.name: ("ir_k3_e1",)}),
+                *others,
+            ]
+
+    with pytest.raises(SpaceError, match=r"\['layer1'\] are there only under conditions"):
+        make(Conditional())
+
+
 def test_a_stranger_s_space_can_be_searched():
     class Widths:
         choices = (Choice("kernel", (1, 3)),)
