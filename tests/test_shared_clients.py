@@ -86,10 +86,10 @@ def test_layers_that_share_an_architecture_parameter_run_the_same_mixture():
     weights = {name: torch.rand(4) for name in supernet.mixable}
     x = batch()[0]
     mixed = supernet(x, {name: Mixture(w, (0, 1, 2, 3)) for name, w in weights.items()})
-    edges = supernet.network.edges
+    cells = supernet.network.body
 
     def edge(cell, name, x):
-        options = edges[f"c{cell}_{name}"].options
+        options = cells[cell].edges[f"c{cell}_{name}"].options
         w = weights[f"edge{name}"]
         return w[1] * x + w[2] * options[2](x) + w[3] * options[3](x)  # "none" gives nothing
 
@@ -104,10 +104,10 @@ def test_a_path_runs_what_chosen_says_and_leaves_the_other_edges_out():
     space = Cells()
     supernet = Supernet(space, 0).eval()
     path = Architecture({"op1": "k3", "op2": "skip", "from2": 1})
-    edges, x = supernet.network.edges, batch()[0]
+    cells, x = supernet.network.body, batch()[0]
     by_hand = supernet.network.stem(x)
     for cell in range(2):
-        first = edges[f"c{cell}_01"].options[3](by_hand)
+        first = cells[cell].edges[f"c{cell}_01"].options[3](by_hand)
         by_hand = first + first
     assert torch.allclose(supernet(x, path), by_hand, atol=1e-6)
     assert not any("c0_02" in key for key in supernet.extract(path).state_dict())
@@ -209,3 +209,26 @@ def test_a_shared_network_without_its_methods_is_refused():
     space.shared = lambda seed, num_classes: nn.Identity()
     with pytest.raises(SpaceError, match="Identity, which is no shared network: it lacks mixable, extract"):
         shared_network(space, 0, 4)
+
+
+# -- the contract -----------------------------------------------------------------------------------------------
+
+
+class TestCellsKeepTheContract(testing.SharedSpaceContract):
+    factory, shape = Cells, (1, 8, 8)
+
+
+class TestSlicesKeepTheContract(testing.SharedSpaceContract):
+    factory, shape = Elastic, (1, 8, 8)
+
+
+class TestAnAuxiliaryHeadKeepsTheContract(testing.SharedSpaceContract):
+    factory, shape = Auxiliary, (1, 8, 8)
+
+
+class TestTokensKeepTheContract(testing.SharedSpaceContract):
+    factory, shape = Tokens, (1, 8, 8)
+
+
+class TestADepthKeepsTheContract(testing.SharedSpaceContract):
+    factory, shape = Deep, (1, 8, 8)

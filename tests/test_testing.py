@@ -35,6 +35,7 @@ from archloom_estimators import (
 )
 from archloom_estimators.executors import Workers
 from archloom_fbnet import FBNet, FBNetSpace
+from broken_spaces import BROKEN_SHARING
 from test_testing_parts import BROKEN as BROKEN_PARTS
 
 # -- what ships passes ----------------------------------------------------------------------------------
@@ -486,6 +487,7 @@ class NoAround(TinySpace):
 
 
 BROKEN_SPACES = [
+    *BROKEN_SHARING,
     ("test_its_choices_are_choices_with_names_of_their_own", NoChoices, AssertionError, "no choices"),
     ("test_its_choices_are_choices_with_names_of_their_own", Twins, AssertionError, "two choices"),
     ("test_it_is_the_same_space_each_time_that_it_is_made", Shuffled, AssertionError, "other choices"),
@@ -513,7 +515,7 @@ BROKEN_SPACES = [
     ),
     ("test_its_canonical_form_is_one_form_of_the_same_network", Forbidding, AssertionError, "forbids one of"),
     ("test_its_named_architectures_belong_to_it", Misnamed, AssertionError, "'net'"),
-    ("test_it_has_candidates_and_what_stands_around_them", NoAround, AssertionError, "`around`"),
+    ("test_a_shared_network_can_be_made_of_it", NoAround, AssertionError, "`around`"),
     (
         "test_a_path_of_the_supernet_computes_what_the_extracted_network_computes",
         Apart,

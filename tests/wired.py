@@ -27,28 +27,23 @@ def operation(name: str) -> nn.Module | None:
     return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(WIDTH))
 
 
-class CellNetwork(nn.Module):
-    """A stem, two cells of three nodes each, and what they end at: a node is the sum of its edges."""
+class Cell(nn.Module):
+    """Three nodes; the edge whose name ends with "02" leads from node 0 to node 2. A node is the sum of its edges."""
 
-    def __init__(self, layers: Mapping[str, nn.Module], in_channels: int) -> None:
+    def __init__(self, edges: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(in_channels, WIDTH, 3, padding=1)
-        self.edges = nn.ModuleDict(dict(layers))
+        self.edges = nn.ModuleDict(dict(edges))
+        self.sources = [int(name[-2]) for name in edges]
+        self.targets = [int(name[-1]) for name in edges]
 
+    @typed
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for cell in range(2):
-            nodes = [x]
-            for node in (1, 2):
-                incoming = [
-                    self.edges[f"c{cell}_{before}{node}"](nodes[before])
-                    for before in range(node)
-                    if f"c{cell}_{before}{node}" in self.edges
-                ]
-                there = [each for each in incoming if each is not None]
-                nodes.append(sum(there[1:], there[0]) if there else torch.zeros_like(x))
-            x = nodes[1] + nodes[2]
-        return x
+        nodes = [x, torch.zeros_like(x), torch.zeros_like(x)]
+        for number, edge in enumerate(self.edges.values()):
+            given = edge(nodes[self.sources[number]])
+            if given is not None:  # in the supernet, where nothing stands there
+                nodes[self.targets[number]] = nodes[self.targets[number]] + given
+        return nodes[1] + nodes[2]
 
 
 class Cells:
@@ -71,7 +66,8 @@ class Cells:
         return operation(self.operations[option])
 
     def wire(self, layers: Mapping[str, nn.Module]) -> nn.Module:
-        return CellNetwork(layers, self.in_channels)
+        cells = [Cell({n: m for n, m in layers.items() if n.startswith(f"c{cell}")}) for cell in range(2)]
+        return Around(nn.Conv2d(self.in_channels, WIDTH, 3, padding=1), nn.Sequential(*cells))
 
     def chosen(self, architecture: Architecture) -> dict[str, int]:
         kept = {"01": architecture["op1"], f"{architecture['from2']}2": architecture["op2"]}

@@ -11,7 +11,7 @@ fails says what the engine relies on. There is one contract for each protocol:
 
     StrategyContract        a strategy that proposes and observes
     WeightSharingContract   a method that trains a supernet
-    SpaceContract           a search space; SharedSpaceContract where it has `candidate` and `around`
+    SpaceContract           a search space; SharedSpaceContract where it shares weights
     EstimatorContract       an estimator
     ExecutorContract        an executor
     TaskContract            a task
@@ -31,7 +31,8 @@ from .estimators import EstimatorContract
 from .executors import ExecutorContract
 from .observers import ObserverContract
 from .recipes import RecipeContract
-from .spaces import SharedSpaceContract, SpaceContract
+from .shared_spaces import SharedSpaceContract
+from .spaces import SpaceContract
 from .strategies import StrategyContract
 from .tasks import TaskContract
 from .tiny import TinySpace, run_context, tiny_supernet, tiny_task

@@ -11,13 +11,19 @@ from torch import Tensor, nn
 
 from ..architecture import Architecture, Choice
 from ..errors import ArchloomError, SpaceError
-from ..mixing import softmax
-from ..model import evaluating, output_shape
+from ..model import evaluating, output_shape, shapes
 from ..randomness import forked_rng, torch_rng
-from ..shared import Supernet
 from ..space import canonical, check, check_choices, sample, violations
-from .checks import Contract, global_generators_untouched, require, same, snapshot
+from ..wiring import outputs_of
+from .checks import Contract, global_generators_untouched, require, same
 from .tiny import tiny_task
+
+OUTPUTS = 7
+"""How many outputs the networks are asked for where they own their head."""
+
+
+def _is_logits(given: Any, images: Tensor) -> bool:
+    return isinstance(given, Tensor) and tuple(given.shape) == (len(images), OUTPUTS)
 
 
 class SpaceContract(Contract):
@@ -37,6 +43,10 @@ class SpaceContract(Contract):
             if len(found) == (count or self.samples):
                 return found
         raise AssertionError("of 1000 random architectures the space forbids nearly all; make them choices")
+
+    def _build(self, space: Any, architecture: Architecture) -> nn.Module:
+        network: nn.Module = space.build(architecture, *outputs_of(space, OUTPUTS))
+        return network
 
     def _images(self, space: Any, architecture: Architecture, count: int = 2) -> Tensor:
         own = getattr(space, "input_shape", None)
@@ -72,26 +82,49 @@ class SpaceContract(Contract):
         for architecture in self._architectures(space):
             images = self._images(space, architecture)
             with forked_rng(0, "build"):
-                network = space.build(architecture)
+                network = self._build(space, architecture)
             require(isinstance(network, nn.Module), f"build gave {type(network).__name__}, not an nn.Module")
             with evaluating(network), torch.no_grad():
                 features = network(images)
-            require(
-                isinstance(features, Tensor) and features.ndim == 4 and len(features) == len(images),
-                f"for images {tuple(images.shape)} the network of {architecture} gives "
-                f"{tuple(getattr(features, 'shape', ()))}; a backbone ends at a feature map (N, C, H, W), "
-                "before pooling and classifier",
-            )
+            if getattr(space, "owns_head", False):
+                require(
+                    _is_logits(features, images),
+                    f"the network of {architecture} owns its head and was asked for {OUTPUTS} outputs; for images "
+                    f"{tuple(images.shape)} it gives {shapes(features)}, not {(len(images), OUTPUTS)}",
+                )
+            else:
+                require(
+                    isinstance(features, Tensor) and features.ndim in (3, 4) and len(features) == len(images),
+                    f"for images {tuple(images.shape)} the network of {architecture} gives {shapes(features)}; "
+                    "a backbone ends at a feature map (N, C, H, W), or tokens (N, T, C), before pooling and classifier",
+                )
             require(bool(features.isfinite().all()), f"the network of {architecture} gives NaN or infinity")
+
+    def test_in_training_its_networks_give_no_more_than_auxiliary_logits(self) -> None:
+        space = self._make()
+        for architecture in self._architectures(space):
+            images = self._images(space, architecture)
+            with forked_rng(0, "build"), torch.no_grad():
+                given = self._build(space, architecture).train()(images)
+            if getattr(space, "owns_head", False):
+                every = given if isinstance(given, tuple) else (given,)
+                fits = bool(every) and all(_is_logits(each, images) for each in every)
+            else:
+                fits = isinstance(given, Tensor)
+            require(
+                fits,
+                f"in training mode the network of {architecture} gives {shapes(given)}; that is what it gives in eval "
+                "mode, and where it owns its head (logits, auxiliary logits, ...), all of one shape",
+            )
 
     def test_its_networks_can_be_traced_without_numbers(self) -> None:
         space = self._make()
         architecture = self._architectures(space, 1)[0]
         images = self._images(space, architecture, 1)
         with forked_rng(0, "build"):
-            network = space.build(architecture)
+            network = self._build(space, architecture)
         with torch.device("meta"):
-            outline = space.build(architecture)
+            outline = self._build(space, architecture)
         require(
             all(p.is_meta for p in outline.parameters()),
             "built on the meta device, some weights are not on it",
@@ -105,19 +138,19 @@ class SpaceContract(Contract):
         space, first, states = self._make(), self._architectures(self._make(), 2), []
         for architecture in (first[0], first[1], first[0]):
             with forked_rng(7, "build"):
-                states.append(space.build(architecture).state_dict())
+                states.append(self._build(space, architecture).state_dict())
         require(
             same(dict(states[0]), dict(states[2])),
             "the same architecture was built twice under the same seed with different weights",
         )
         with global_generators_untouched("building a network"), forked_rng(0, "build"):
-            space.build(first[0])
+            self._build(space, first[0])
 
     def test_its_networks_share_nothing(self) -> None:
         space = self._make()
         architecture = self._architectures(space, 1)[0]
         with forked_rng(0, "build"):
-            first, second = space.build(architecture), space.build(architecture)
+            first, second = self._build(space, architecture), self._build(space, architecture)
         shared = {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
         require(not shared, "two networks that were built share parameters; build must make new modules")
 
@@ -146,7 +179,7 @@ class SpaceContract(Contract):
                     continue
                 try:
                     with torch.device("meta"):
-                        space.build(built)
+                        self._build(space, built)
                 except (KeyError, ArchloomError) as error:
                     state = "is decided" if there else "is not decided"
                     raise AssertionError(
@@ -171,7 +204,7 @@ class SpaceContract(Contract):
                 f"the space forbids one of {architecture} and its canonical form {form}, and not the other",
             )
             with torch.device("meta"):
-                sizes = [_parameters(space.build(one)) for one in (architecture, form)]
+                sizes = [_parameters(self._build(space, one)) for one in (architecture, form)]
             require(
                 sizes[0] == sizes[1],
                 f"{architecture} and its canonical form {form} are not the same network: they have parameters of other "
@@ -187,82 +220,6 @@ class SpaceContract(Contract):
                 raise AssertionError(f"'{name}': {error}") from error
 
 
-class SharedSpaceContract(SpaceContract):
-    """Checks a search space that shares weights: all of `SpaceContract`, and the supernet."""
-
-    def test_it_has_candidates_and_what_stands_around_them(self) -> None:
-        space = self._make()
-        for name in ("candidate", "around"):
-            require(callable(getattr(space, name, None)), f"a space that shares weights has `{name}`")
-
-    def _supernet(self, space: Any, seed: int = 0) -> Supernet:
-        try:
-            return Supernet(space, seed).eval()
-        except ArchloomError as error:
-            raise AssertionError(str(error)) from error
-
-    def test_a_path_of_the_supernet_computes_what_the_extracted_network_computes(self) -> None:
-        space = self._make()
-        supernet = self._supernet(space)
-        _disturb(supernet)
-        for architecture in self._architectures(space):
-            images = self._images(space, architecture)
-            try:
-                child = supernet.extract(architecture).eval()
-            except ArchloomError as error:
-                raise AssertionError(str(error)) from error
-            with torch.no_grad():
-                path, alone = supernet(images, architecture), child(images)
-            require(
-                path.shape == alone.shape and torch.allclose(path, alone, rtol=1e-5, atol=1e-6),
-                f"a path of the supernet and the network extracted from it differ for {architecture}: "
-                "`build` and the supernet must both be made of `candidate` and `around`",
-            )
-
-    def test_extracting_leaves_the_supernet_as_it_was(self) -> None:
-        space = self._make()
-        supernet = self._supernet(space)
-        before = snapshot(supernet)
-        child = supernet.extract(self._architectures(space, 1)[0])
-        _disturb(child)
-        require(same(before, snapshot(supernet)), "changing an extracted network changed the supernet")
-
-    def test_the_supernets_weights_follow_the_seed(self) -> None:
-        first, second = (self._supernet(self._make(), seed=5) for _ in range(2))
-        require(
-            same(dict(first.state_dict()), dict(second.state_dict())),
-            "two supernets of the same seed have different weights",
-        )
-
-    def test_its_candidates_can_be_mixed(self) -> None:
-        space = self._make()
-        if not getattr(space, "differentiable", True):
-            return  # it says itself that its candidates differ in shape
-        supernet = self._supernet(space)
-        selection: dict[str, Any] = {
-            name: softmax(torch.zeros(len(options)), 1.0) for name, options in supernet.layers.items()
-        }
-        chosen = self._architectures(space, 1)[0]
-        try:
-            mixed = supernet(self._images(space, chosen), selection)
-        except RuntimeError as error:
-            raise AssertionError(
-                f"the candidates cannot be mixed: {error}. Give the options of a choice one output shape, or "
-                "say differentiable = False"
-            ) from error
-        require(mixed.ndim == 4, f"a mixture gives {tuple(mixed.shape)}, not a feature map")
-
-
 def _parameters(network: nn.Module) -> list[tuple[int, ...]]:
     """The shapes of all parameters, in an order of their own."""
     return sorted(tuple(parameter.shape) for parameter in network.parameters())
-
-
-def _disturb(module: nn.Module) -> None:
-    """Other numbers in every parameter and buffer, so that a fresh start hides nothing."""
-    generator = torch_rng(0, "disturb")
-    with torch.no_grad():
-        for tensor in module.state_dict().values():
-            if tensor.is_floating_point():
-                tensor.mul_(1 + 0.2 * torch.rand(tensor.shape, generator=generator))
-                tensor.add_(0.05 * torch.rand(tensor.shape, generator=generator))
