@@ -21,6 +21,7 @@ from archloom.ranks import Ranks
 from archloom.resolve import resolve
 from archloom.session import verdict
 from archloom.session.feasibility import check_constraints
+from archloom.space import everything
 from toys import config, host
 
 
@@ -154,6 +155,27 @@ def test_a_sum_is_refused_exactly_where_no_network_keeps_the_bound(options, sign
     extreme = least if sign in ("<=", "<") else most
     with pytest.raises(SearchError, match=f"the nearest seen was {extreme}, the"):
         check_constraints(r, context)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(-9, 9), min_size=4, max_size=4, unique=True), st.integers(-20, 20))
+def test_no_bound_that_a_network_of_a_conditional_space_keeps_is_refused(values, bound):
+    class Deepening:
+        def __init__(self) -> None:
+            self.choices = [
+                Choice("d0", (1, 2, 3), ordered=True),
+                Choice("d1", tuple(values)),
+                Choice("d2", tuple(values[1:]), when={"d0": (2, 3)}),
+                Choice("d3", tuple(values[2:]), when={"d0": (3,), "d2": tuple(values[2:])}),
+            ]
+
+    r = resolve(parse_config(config(constraints=[f"sum <= {bound}"])), _HOST)
+    object.__setattr__(r, "space", Deepening())
+    least = min(sum(one.values()) for one in everything(Deepening()))
+    try:
+        check_constraints(r, r.context(Ranks(), lambda name, measure: measure()).measuring())
+    except SearchError:
+        assert least > bound
 
 
 _HOST = host()

@@ -12,14 +12,14 @@ import archloom
 from archloom.architecture import Architecture
 from archloom.config import parse_config
 from archloom.engine import Limits
-from archloom.errors import RunError, SpaceError
+from archloom.errors import ConfigError, RunError, SpaceError
 from archloom.measuring import Outcome
 from archloom.run import Memory
 from archloom.space import canonical, everything
 from archloom.strategy import Proposal
 from archloom_baselines import RandomSearch, SuccessiveHalving
 from archloom_tabular import MacroSpace
-from toys import Digits, Listed, digits, host, search
+from toys import Digits, Listed, config, digits, host, search
 
 
 class Sorted(Digits):
@@ -170,8 +170,8 @@ class Killed(BaseException):
 
 
 def test_a_run_with_the_option_is_killed_and_resumed_to_the_same_log(tmp_path):
-    config = parse_config({**MACRO, "canonical": True})
-    whole = archloom.search(config, tmp_path / "whole", host=host())
+    equating = parse_config({**MACRO, "canonical": True})
+    whole = archloom.search(equating, tmp_path / "whole", host=host())
     repeats = [trial for trial in whole.trials if trial.source is not None]
     space, by_number = MacroSpace(), {trial.number: trial for trial in whole.trials}
     equal = [trial for trial in repeats if by_number[trial.source].architecture != trial.architecture]
@@ -187,7 +187,7 @@ def test_a_run_with_the_option_is_killed_and_resumed_to_the_same_log(tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        archloom.search(config, tmp_path / "killed", host=host(), notify=kill)
+        archloom.search(equating, tmp_path / "killed", host=host(), notify=kill)
     resumed = archloom.resume(tmp_path / "killed", host=host())
     told = lambda result: [(t.architecture, t.metrics, t.source, t.seed, t.status) for t in result.trials]
     assert told(resumed) == told(whole)
@@ -207,6 +207,13 @@ def test_the_option_is_part_of_a_runs_identity_only_where_it_is_on(tmp_path):
     archloom.search({**on.model_dump(mode="json"), "budget": {"trials": 3}}, tmp_path / "other", host=host())
     with pytest.raises(RunError, match="canonical: then on, now off"):
         archloom.resume(tmp_path / "other", overrides=("canonical=false",), host=host())
+
+
+def test_the_option_is_refused_where_the_space_knows_no_equal_networks(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"'digit_space' has no canonical\(architecture\). Leave the key out"
+    ):
+        archloom.search(config(canonical=True), tmp_path, host=host())
 
 
 def test_nas_bench_macro_has_3969_networks_and_its_canonical_form_names_each():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from .config import SearchConfig
 from .errors import ConfigError
@@ -36,6 +37,15 @@ def check_together(
         raise ConfigError(
             f"verdict.cost is '{config.verdict.cost}', which takes training, and many random networks are asked for "
             "their cost; name a metric that is counted, looked up or timed"
+        )
+
+
+def check_canonical(config: SearchConfig, space: Any) -> None:
+    """A ConfigError where equal networks are to be measured once, and nothing says which are equal."""
+    if config.canonical and not callable(getattr(space, "canonical", None)):
+        raise ConfigError(
+            f"canonical: true needs a space that says which architectures are the same network, and "
+            f"'{config.space.type}' has no canonical(architecture). Leave the key out"
         )
 
 

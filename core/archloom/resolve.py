@@ -11,7 +11,7 @@ from torch import nn
 
 from .config import DEFAULT, ModelConfig, Part, SearchConfig
 from .context import RunContext
-from .contradictions import check_executor, check_together
+from .contradictions import check_canonical, check_executor, check_together
 from .defaults import executor_of, named
 from .engine import Limits
 from .errors import ArchloomError, ConfigError, UnknownName
@@ -117,6 +117,7 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
     metrics = _metrics(estimators)
     _check_needs(config, space, method, strategy, estimators)
     check_executor(config, host, executor.entry, estimators)
+    check_canonical(config, space)
     objectives = [_objective(name, metrics, "objectives") for name in config.objectives]
     constraints = [_constraint(text, metrics) for text in config.constraints]
     check_together(config, constraints, estimators, supernet=method is not None)

@@ -318,7 +318,8 @@ class FBNet:
                 f"FBNet decides between layers, and {undecided} are none; "
                 "fix them in the space, or use another method"
             )
-        if conditional := [choice.name for choice in self.space.choices if choice.when]:
+        conditional = [choice.name for choice in self.space.choices if choice.when]
+        if conditional and not hasattr(self.space, "derive"):
             raise SpaceError(
                 f"FBNet's loss counts every layer, and {conditional} are there only under conditions; make the option "
                 "of leaving a layer out one of its own (skip), or use another method"

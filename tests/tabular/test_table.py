@@ -177,6 +177,44 @@ def test_a_wrong_file_is_refused_by_name_and_line(file, name, content, message):
         Table(path=file(name, content), metrics=METRICS).rows(Small())
 
 
+class Deepening:
+    """An operation, and another one where the depth is 2."""
+
+    choices = (
+        Choice("depth", (1, 2), ordered=True),
+        Choice("op0", ("skip", "conv")),
+        Choice("op1", ("skip", "conv"), when={"depth": (2,)}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "rows"),
+    [
+        ("options", "1 skip,1\n1 conv,2\n2 skip conv,3\n"),
+        ("indices", "00,1\n01,2\n101,3\n"),
+        ("indices", "0 0,1\n0 1,2\n1 0 1,3\n"),
+    ],
+)
+def test_a_row_of_a_conditional_space_has_the_active_choices_alone(file, code, rows):
+    table = Table(path=file("t.csv", f"architecture,acc\n{rows}"), metrics={"acc": "max %"}, code=code)
+    deep = Architecture({"depth": 2, "op0": "skip", "op1": "conv"})
+    assert table.known(Deepening())[2] == deep
+    assert table.rows(Deepening())[deep] == {"acc.table": 3.0}
+    assert table.rows(Deepening())[Architecture({"depth": 1, "op0": "conv"})] == {"acc.table": 2.0}
+
+
+def test_a_row_that_decides_what_is_not_active_is_refused(file):
+    with pytest.raises(ConfigError, match=r"line 2: .*has 3 decisions, .* one for each that is active"):
+        Table(path=file("t.csv", "architecture,acc\n1 skip conv,1\n"), metrics={"acc": "max %"}).rows(
+            Deepening()
+        )
+    wrong = [{"architecture": {"depth": 1, "op0": "skip", "op1": "conv"}, "acc": 1}]
+    with pytest.raises(
+        ConfigError, match=r"entry 1: .*'op1' is decided only where 'depth' is 2; here it is 1"
+    ):
+        Table(path=file("t.json", wrong), metrics={"acc": "max %"}).rows(Deepening())
+
+
 def test_other_mistakes_are_refused(file, tmp_path):
     good = file("t.csv", CSV)
     with pytest.raises(ConfigError, match="cannot read the table"):

@@ -114,9 +114,10 @@ class Corrected:
         return self.line.predict(X) * np.exp(self.trees.predict(self._features(X)))
 
 
-def learners(choices: Sequence[Choice]) -> Mapping[str, Callable[[], Regressor]]:
-    """What may be learned, by name."""
+def learners(choices: Sequence[Choice], columns: int) -> Mapping[str, Callable[[], Regressor]]:
+    """What may be learned, by name, from rows of so many columns."""
     alike = len({choice.options for choice in choices}) == 1
+    alike = alike and columns == len(choices) * len(choices[0].options)  # a column for each option
     return {
         "sum of parts": SumOfParts,
         "Huber": RobustLine,
@@ -142,7 +143,7 @@ def choose(X: Floats, y: Floats, choices: Sequence[Choice]) -> Chosen:
         raise ConfigError(f"{len(y)} networks are too few to learn from; take at least {2 * FOLDS}")
     fold = np.arange(len(y)) % FOLDS
     errors = {}
-    known = learners(choices)
+    known = learners(choices, X.shape[1])
     for name, make in known.items():
         off = []
         for held_out in range(FOLDS):
