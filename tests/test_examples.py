@@ -20,6 +20,7 @@ from archloom.plugins import Host
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DISTRIBUTIONS = {
     "archloom-annealing": ("strategy", "annealing", "1.0.0"),
+    "archloom-small-darts": ("strategy", "small_darts", "0.1.0"),
     "archloom-memory": ("estimator", "memory", "0.1.0"),
     "archloom-plainnet": ("space", "plainnet", "0.2.0"),
 }
