@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
+from archloom.run import load_checkpoint
 from archloom.testing import same
 
 PLUGIN = Path(__file__).parent.parent / "examples" / "archloom-small-darts" / "archloom_small_darts.py"
@@ -87,10 +87,10 @@ def test_killed_while_it_trains_and_resumed_it_ends_with_the_same_bits(tmp_path:
         process.send_signal(signal.SIGKILL)
     assert not events(killed / "run", "end")
     run(["-m", "archloom", "resume", str(killed / "run"), "--trust"])
-    states = [
-        torch.load(each / "run" / "checkpoint.pt", weights_only=True)["method"] for each in (whole, killed)
-    ]
-    assert same(*states)
+    first, second = (load_checkpoint(each / "run" / "checkpoint.pt") for each in (whole, killed))
+    assert first is not None
+    assert second is not None
+    assert same(first["method"], second["method"])
     results = [
         [(e["architecture"], e["metrics"]) for e in events(each / "run", "result")]
         for each in (whole, killed)
