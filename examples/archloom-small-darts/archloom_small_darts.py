@@ -44,22 +44,22 @@ class Cells:
     def wire(self, layers: dict[str, nn.Module]) -> nn.Module:
         """The network of those layers that are there."""
         stem = nn.Conv2d(self.in_channels, self.channels, 3, padding=1)
-        edges = [
-            [{i: layers.get(f"cell{c}_edge{i}_{j}") for i in range(j)} for j in range(1, self.nodes)]
-            for c in range(self.cells)
-        ]
-        between = [nn.Sequential(Cell(one), nn.MaxPool2d(2)) for one in edges[:-1]]
-        return nn.Sequential(stem, *between, Cell(edges[-1]), nn.BatchNorm2d(self.channels), nn.ReLU())
+        cells = [Cell(number, self.nodes, layers) for number in range(self.cells)]
+        halved = [module for cell in cells for module in (cell, nn.MaxPool2d(2))][:-1]
+        return nn.Sequential(stem, *halved, nn.BatchNorm2d(self.channels), nn.ReLU())
 
     def build(self, architecture: Architecture) -> nn.Module:
         return build_wired(self, architecture)
 
 
 class Cell(nn.Module):
-    def __init__(self, edges: list[dict[int, nn.Module | None]]) -> None:
+    def __init__(self, number: int, nodes: int, layers: dict[str, nn.Module]) -> None:
         super().__init__()
-        there = [{str(i): layer for i, layer in into.items() if layer is not None} for into in edges]
-        self.nodes = nn.ModuleList(nn.ModuleDict(into) for into in there)
+        edge = f"cell{number}_edge{{}}_{{}}".format
+        into = [
+            {str(i): layers[edge(i, j)] for i in range(j) if edge(i, j) in layers} for j in range(1, nodes)
+        ]
+        self.nodes = nn.ModuleList(map(nn.ModuleDict, into))
 
     def forward(self, x: Tensor) -> Tensor:
         states = [x]
@@ -89,22 +89,23 @@ class Darts:
         self.alpha = nn.ParameterDict(alpha).to(context.device)
         self.w_sgd = torch.optim.SGD(self.supernet.parameters(), lr, momentum=0.9, weight_decay=3e-4)
         self.adam = torch.optim.Adam(self.alpha.parameters(), alpha_lr, betas=(0.5, 0.999), weight_decay=1e-3)
-        self.data = {
-            split: context.task.dataset(split, augment=True) for split in ("architecture", "weights")
-        }
+        self.parts = {"w": self.supernet, "alpha": self.alpha, "w_sgd": self.w_sgd, "adam": self.adam}
+        splits = ("architecture", "weights")
+        self.data = {split: context.task.dataset(split, augment=True) for split in splits}
         steps = max(1, min(map(len, self.data.values())) // batch_size)
         self.plan, self.done, self.proposed = spans(epochs, {"both": steps}, unit_steps=100), 0, False
 
     def fit(self):
         """Train on from the last whole unit."""
-        seed, ranks = self.context.seed, self.context.ranks
+        ranks = self.context.ranks
         for span in self.plan[self.done :]:
-            self.w_sgd.param_groups[0]["lr"] = (
-                self.lr * (1 + math.cos(math.pi * span.epoch / self.epochs)) / 2
-            )
+            cosine = (1 + math.cos(math.pi * span.epoch / self.epochs)) / 2
+            self.w_sgd.param_groups[0]["lr"] = self.lr * cosine
             streams = [self.batches(split, span.epoch) for split in self.data]
             losses = torch.zeros(2, device=self.context.device)
-            with forked_rng(seed, "fit", span.before):  # dropout in a head draws from global state
+            with forked_rng(
+                self.context.seed, "fit", span.before
+            ):  # dropout in a head draws from global state
                 for held_out, given in islice(zip(*streams, strict=False), span.start, span.stop):
                     losses[0] += self.step(held_out, self.alpha, self.adam, still=self.supernet)
                     losses[1] += self.step(given, self.supernet, self.w_sgd, still=self.alpha)
@@ -114,14 +115,9 @@ class Darts:
             yield Progress(self.done, len(self.plan), span.epochs, {"alpha.loss": alpha, "w.loss": w})
 
     def batches(self, split, epoch):
-        order = {
-            "seed": derive_seed(self.context.seed, split),
-            "epoch": epoch,
-            "shuffle": True,
-            "drop_last": True,
-        }
+        order = {"seed": derive_seed(self.context.seed, split), "epoch": epoch, "shuffle": True}
         where = {"ranks": self.context.ranks, "device": self.context.device}
-        return batches(self.data[split], self.batch_size, **order, **where)
+        return batches(self.data[split], self.batch_size, drop_last=True, **order, **where)
 
     def step(self, batch, moving, optimizer, *, still):
         """One step of `moving` against the gradient of the loss of a batch (x, y); the loss."""
@@ -146,15 +142,12 @@ class Darts:
     def observe(self, trial):
         """Nothing to learn: alpha is what the search knows."""
 
-    def _stateful(self):
-        return {"w": self.supernet, "alpha": self.alpha, "w_sgd": self.w_sgd, "adam": self.adam}
-
     def state_dict(self):
-        return {"done": self.done, **{name: part.state_dict() for name, part in self._stateful().items()}}
+        return {"done": self.done, **{name: part.state_dict() for name, part in self.parts.items()}}
 
     def load_state_dict(self, state):
         self.done = state["done"]
-        for name, part in self._stateful().items():
+        for name, part in self.parts.items():
             part.load_state_dict(state[name])
 
 
