@@ -91,16 +91,39 @@ def test_each_comparison_can_be_planned():
     assert {key for key, *_ in rows} | others == set(RankConfig.model_fields)
 
 
+def write_files(page, folder):
+    """The blocks of a page that begin with the name of a file, as these files."""
+    for _, text in blocks(page, "python"):
+        if name := re.match(r"# (\w+\.py)\n", text):
+            (folder / name[1]).write_text(text)
+
+
 @pytest.mark.parametrize("document", list(configurations()))
 def test_each_configuration_resolves(document, page_module, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    host = Host()
+    write_files(ROOT / "docs" / "configuration.md", tmp_path)
+    host = Host(parse_config(document).plugins)
     if config.parse_part(document["space"], "space").type == "towers":
         for line, text in blocks(ROOT / "docs" / "plugins.md", "python"):
             if "host" not in text:
                 exec(compile("\n" * (line - 1) + text, "plugins.md", "exec"), vars(page_module))
         host.add(page_module, "page", "docs/plugins.md", "-")
     resolve(parse_config(document), host)
+
+
+def test_the_training_function_of_the_page_is_searched_with(tmp_path):
+    page = ROOT / "docs" / "configuration.md"
+    write_files(page, tmp_path)
+    (told,) = [text for _, text in blocks(page, "yaml") if "train.py:evaluate" in text]
+    (tmp_path / "config.yaml").write_text(told)
+    result = archloom.search(tmp_path / "config.yaml", tmp_path / "run")
+    best = max(trial.metrics["accuracy"] for trial in result.trials)
+    assert 80 < best <= 100
+    assert json.loads((tmp_path / "run" / "architecture.json").read_text())["metrics"]["accuracy"] == best
+    for trial in result.trials:
+        width = trial.architecture["width"]
+        assert trial.metrics["params"] == 65 * width + 10 * width + 10
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 # -- plugins.md -----------------------------------------------------------------------------------------

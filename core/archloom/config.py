@@ -169,7 +169,7 @@ class SearchConfig(_Strict):
     """Everything a search is made of."""
 
     space: PartLike
-    task: PartLike = Part(type=DEFAULT)
+    task: PartLike | None = Part(type=DEFAULT)
     method: PartLike | None = None
     strategy: PartLike | None = None
     estimators: list[EstimatorLike] = [EstimatorPart(type=DEFAULT, timeout=None)]
@@ -205,6 +205,15 @@ class SearchConfig(_Strict):
             told = "executor.workers is {own} and workers is {workers}; keep one (null drops the other)"
             raise PydanticCustomError("workers", told, {"own": own, "workers": self.workers})
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_trained_without_a_task(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("task", "") is not None:
+            return data
+        verdict = data.get("verdict", {})
+        untrained = isinstance(verdict, Mapping) and "seeds" not in verdict
+        return {**data, "verdict": {**verdict, "seeds": 0}} if untrained else data
 
     def identity(self) -> dict[str, Any]:
         """Everything that trials and verdict depend on. A resumed run must agree in it, but for what is `LATER`."""

@@ -86,6 +86,11 @@ def file_hash(path: Path) -> str:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def task_contents(task: Task | None) -> dict[str, str]:
+    """`task` -> the hash of its splits; nothing where there is no task."""
+    return {} if task is None else {"task": task_hash(task)}
+
+
 def task_hash(task: Task) -> str:
     """A hash of a task's splits: which images each holds, by name and label, and the content of some of them.
 

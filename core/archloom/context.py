@@ -50,7 +50,9 @@ class RunContext:
         init=False,
         metadata=_handed("a `random.Random` of the asking part's own, a function of the run's seed"),
     )
-    task: Task = field(metadata=_handed("the data, an `archloom.task.Task`"))
+    task: Task = field(
+        metadata=_handed("the data, an `archloom.task.Task`; None where the configuration says `task: null`")
+    )
     model: ModelParts = field(
         metadata=_handed("neck, head and loss as configured, an `archloom.model.ModelParts`")
     )

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .config import SearchConfig
-from .errors import ConfigError
+from .config import DEFAULT, SearchConfig
+from .errors import ArchloomError, ConfigError
 from .estimator import Estimator
 from .factories import OFFERS, Entry
+from .model import ModelParts, assemble, assemble_shared
 from .objective import Constraint
 from .plugins import Host
+from .shared import an_architecture
+from .space import SearchSpace
+from .task import Task
 
 
 def check_together(
@@ -21,6 +25,8 @@ def check_together(
     supernet: bool,
 ) -> None:
     """A ConfigError where objectives, constraints or budget contradict themselves, or what is measured."""
+    if config.task is None:
+        _check_without_task(config, estimators, supernet)
     for name in config.objectives:
         if config.objectives.count(name) > 1:
             raise ConfigError(f"'objectives' names '{name}' twice; keep one of them")
@@ -47,6 +53,26 @@ def check_canonical(config: SearchConfig, space: Any) -> None:
             f"canonical: true needs a space that says which architectures are the same network, and "
             f"'{config.space.type}' has no canonical(architecture). Leave the key out"
         )
+
+
+def _check_without_task(config: SearchConfig, estimators: Sequence[Estimator], supernet: bool) -> None:
+    if supernet:
+        name = (config.method or config.strategy or config.space).type
+        raise ConfigError(
+            f"method '{name}' trains a supernet, and there are no data to train it on (task: null); name a task, or a "
+            "'strategy' that only proposes"
+        )
+    if config.verdict.seeds:
+        raise ConfigError(
+            "the verdict trains networks from scratch, and there are no data to train them on (task: null); leave "
+            "verdict.seeds out, set it to 0, or name a task"
+        )
+    for part, estimator in zip(config.estimators, estimators, strict=True):
+        if {"task", "supernet"} & set(getattr(estimator, "needs", ())):
+            raise ConfigError(
+                f"estimator '{part.type}' measures networks on a task, and there is none (task: null); name a task, or "
+                "estimators that need none: estimators: [{type: function, path: train.py:evaluate, metrics: accuracy}]"
+            )
 
 
 def _trains(estimator: Estimator) -> bool:
@@ -84,3 +110,30 @@ def check_executor(
 
 def _either(names: Sequence[str]) -> str:
     return " or ".join(f"'{name}'" for name in names)
+
+
+def check_owned_head(given: SearchConfig, space: SearchSpace) -> None:
+    """A ConfigError where a configuration names a neck or a head for networks that own their head."""
+    parts = {"head": given.model.head, "neck": given.model.neck}
+    own = [key for key, part in parts.items() if part is not None and part.type != DEFAULT]
+    if own and getattr(space, "owns_head", False):
+        raise ConfigError(
+            f"the networks of space '{given.space.type}' own their head; leave {' and '.join(own)} out of model"
+        )
+
+
+def check_fit(
+    config: SearchConfig, space: SearchSpace, task: Task, parts: ModelParts, *, supernet: bool
+) -> None:
+    """Assemble one architecture, and the supernet where there is one, without computing anything."""
+    try:
+        assemble(space, an_architecture(space), task, parts, seed=0)
+        if supernet:
+            assemble_shared(space, task, parts, seed=0)
+    except ArchloomError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"space '{config.space.type}' does not fit task '{config.task and config.task.type}', whose images are "
+            f"{'x'.join(map(str, task.shape))} (channels x height x width): {error}"
+        ) from error

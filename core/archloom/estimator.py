@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 
 from .architecture import Architecture
+from .errors import ConfigError
 from .metrics import Metric as Metric
 from .model import Model, ModelParts, assemble
 from .space import SearchSpace, input_shape
@@ -38,6 +39,7 @@ class Context:
     """What an estimate may use. `seed` is the trial's own; `supernet` is there for weight sharing only.
 
     `fidelity` matters to estimators with `epochs_at` alone. `folder` is the run's folder, None where there is none.
+    `task` is None in a run without one (`task: null`), where no network can be assembled.
     """
 
     space: SearchSpace
@@ -62,17 +64,24 @@ class Context:
 
     def assemble(self, architecture: Architecture) -> Model:
         """The whole model of `architecture` for the task; weights drawn from the trial's seed."""
+        self._check_task("a network")
         model = assemble(self.space, architecture, self.task, self.model, seed=self.seed)
         return model.to(self.device)
 
     def outline(self, architecture: Architecture) -> Model:
         """The same on the meta device: shapes without numbers, for counting; built in a moment."""
+        self._check_task("a network")
         with torch.device("meta"):
             return assemble(self.space, architecture, self.task, self.model, seed=self.seed)
 
     def shape(self, architecture: Architecture) -> tuple[int, ...]:
         """The shape, (C, H, W) for images, of the inputs that `architecture` is given."""
+        self._check_task("the shape of an input")
         return input_shape(self.space, architecture, self.task)
+
+    def _check_task(self, what: str) -> None:
+        if cast("Task | None", self.task) is None:
+            raise ConfigError(f"{what} is asked for in a run without a task (task: null); name a task")
 
 
 @runtime_checkable
@@ -80,7 +89,8 @@ class Estimator(Protocol):
     """Measures an architecture.
 
     metrics: what `estimate` returns, all of it each time. expense: `STATIC`, `INHERITED` or `TRAINING`.
-    needs: "supernet" where inherited weights are used, else empty. An estimate that cannot be made is
+    needs: "supernet" where inherited weights are used, "task" where networks are built or measured for the task (a run
+    without a task then refuses it before anything runs), else empty. An estimate that cannot be made is
     raised as an exception; it is recorded and the search goes on. One that trains says how many `epochs` an
     estimate takes, for the budget. One that can measure at a lower fidelity has `epochs_at(fidelity)` as well: how
     many epochs that is, 0 at 0 and `epochs` at 1; it goes by the context's `fidelity`. One that holds for some spaces

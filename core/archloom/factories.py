@@ -33,7 +33,7 @@ INJECTED: Mapping[Kind, tuple[str, ...]] = {
 
 NEEDS: Mapping[Kind, tuple[str, ...]] = {
     "strategy": ("supernet", "differentiable", "fidelity"),
-    "estimator": ("supernet",),
+    "estimator": ("supernet", "task"),
 }
 """The words that `needs` may hold, for each kind that has any."""
 

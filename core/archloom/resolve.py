@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from .config import DEFAULT, ModelConfig, Part, SearchConfig
+from .config import ModelConfig, Part, SearchConfig
 from .context import RunContext
-from .contradictions import check_canonical, check_executor, check_together
+from .contradictions import check_canonical, check_executor, check_fit, check_owned_head, check_together
 from .defaults import executor_of, named
 from .engine import Limits
 from .errors import ArchloomError, ConfigError, UnknownName
@@ -19,11 +19,11 @@ from .estimator import Context, Estimator, Metric
 from .factories import Entry, Kind
 from .hypervolume import check_reference
 from .measuring import Measurer, Watch, unwatched
-from .model import GlobalAverage, LinearHead, ModelParts, assemble, assemble_shared
+from .model import GlobalAverage, LinearHead, ModelParts
 from .objective import Constraint, Objective, Picking
 from .plugins import Host
 from .ranks import Ranks
-from .shared import an_architecture, offers
+from .shared import offers
 from .space import SearchSpace
 from .strategy import Recorded
 from .task import Task
@@ -48,7 +48,7 @@ class Resolved:
     config: SearchConfig
     host: Host
     space: SearchSpace
-    task: Task
+    task: Task | None
     parts: ModelParts
     estimators: Sequence[Estimator]
     metrics: Mapping[str, Metric]
@@ -65,7 +65,7 @@ class Resolved:
         """What this run's parts are made from; `seed` where it is another one than the configuration's."""
         context = RunContext(
             space=self.space,
-            task=self.task,
+            task=cast(Task, self.task),  # whoever needs one is refused where there is none
             model=self.parts,
             seed=self.config.seed if seed is None else seed,
             device=self.device,
@@ -77,6 +77,15 @@ class Resolved:
             constraints=tuple(self.constraints),
         )
         return context.counting(self.estimators)
+
+    @property
+    def data(self) -> Task:
+        """The task; a ConfigError in a run without one."""
+        if self.task is None:
+            raise ConfigError(
+                "this run has no task (task: null), and nothing can be trained without one; name a task"
+            )
+        return self.task
 
     def measurer(self, context: Context, watch: Watch = unwatched) -> Measurer:
         """What measures with the configured estimators and constraints."""
@@ -123,15 +132,11 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
     check_together(config, constraints, estimators, supernet=method is not None)
     picking = _picking(config, metrics)
     check_reference(config.reference, config.objectives)
-    if config.verdict.seeds and config.verdict.cost not in metrics:
-        raise ConfigError(
-            f"verdict.cost is '{config.verdict.cost}', which no estimator here measures; there are {', '.join(metrics)}"
-        )
     resolved = Resolved(
         config=config,
         host=host,
         space=space,
-        task=make(host, "task", config.task),
+        task=None if config.task is None else make(host, "task", config.task),
         parts=model_parts(host, config.model),
         estimators=estimators,
         metrics=metrics,
@@ -144,11 +149,16 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
         executor=executor,
         device=device_of(config.device),
     )
-    _check_owned_head(given, space)
-    _check_fit(config, space, resolved.task, resolved.parts, supernet=method is not None)
-    for estimator in estimators:
-        if hasattr(estimator, "check"):
-            estimator.check(space, resolved.task, resolved.parts)
+    check_owned_head(given, space)
+    if resolved.task is not None:
+        check_fit(config, space, resolved.task, resolved.parts, supernet=method is not None)
+        for estimator in estimators:
+            if hasattr(estimator, "check"):
+                estimator.check(space, resolved.task, resolved.parts)
+    if config.verdict.seeds and config.verdict.cost not in metrics:
+        raise ConfigError(
+            f"verdict.cost is '{config.verdict.cost}', which no estimator here measures; there are {', '.join(metrics)}"
+        )
     if getattr(space, "owns_head", False):
         config = config.model_copy(
             update={"model": config.model.model_copy(update={"neck": None, "head": None})}
@@ -159,10 +169,10 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
 def _check_options(config: SearchConfig, host: Host) -> None:
     parts: list[tuple[Kind, Part]] = [
         ("space", config.space),
-        ("task", config.task),
         ("recipe", config.recipe),
         ("executor", executor_of(config, host)),
     ]
+    parts += [("task", part) for part in (config.task,) if part is not None]
     parts += [("estimator", part) for part in config.estimators]
     parts += [("observer", part) for part in config.observers]
     for kind, part in parts:
@@ -383,30 +393,3 @@ def _picking(config: SearchConfig, metrics: Mapping[str, Metric]) -> Picking | N
         return None
     within = [(_objective(name, metrics, "pick"), margin) for name, margin in config.pick.within.items()]
     return Picking(_objective(config.pick.best, metrics, "pick"), within)
-
-
-def _check_owned_head(given: SearchConfig, space: SearchSpace) -> None:
-    """A ConfigError where a configuration names a neck or a head for networks that own their head."""
-    parts = {"head": given.model.head, "neck": given.model.neck}
-    own = [key for key, part in parts.items() if part is not None and part.type != DEFAULT]
-    if own and getattr(space, "owns_head", False):
-        raise ConfigError(
-            f"the networks of space '{given.space.type}' own their head; leave {' and '.join(own)} out of model"
-        )
-
-
-def _check_fit(
-    config: SearchConfig, space: SearchSpace, task: Task, parts: ModelParts, *, supernet: bool
-) -> None:
-    """Assemble one architecture, and the supernet where there is one, without computing anything."""
-    try:
-        assemble(space, an_architecture(space), task, parts, seed=0)
-        if supernet:
-            assemble_shared(space, task, parts, seed=0)
-    except ArchloomError:
-        raise
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"space '{config.space.type}' does not fit task '{config.task.type}', whose images are "
-            f"{'x'.join(map(str, task.shape))} (channels x height x width): {error}"
-        ) from error

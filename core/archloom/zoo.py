@@ -19,7 +19,7 @@ from .resolve import model_parts
 from .space import NamedArchitecture, SearchSpace, check
 from .trust import beside
 
-FORMAT = "archloom architecture 1"
+FORMAT, DECISIONS = "archloom architecture 1", "archloom decisions 1"
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,17 @@ def find(name: str | Path | Mapping[str, Any], host: Host, options: Mapping[str,
     return _from_name(str(name), host, options)
 
 
+def decisions_document(space: Mapping[str, Any], architecture: Architecture, **facts: Any) -> dict[str, Any]:
+    """What `architecture.json` holds of a run without a task: decisions alone, of which no network can be built."""
+    return {"format": DECISIONS, "space": dict(space), "architecture": architecture.to_json(), **facts}
+
+
 def _from_document(document: Any, host: Host, options: dict[str, Any], where: str) -> Found:
+    if isinstance(document, Mapping) and document.get("format") == DECISIONS:
+        raise ConfigError(
+            f"{where} comes from a search without a task (task: null): it holds decisions, and no network can be built "
+            "of them"
+        )
     if not isinstance(document, Mapping) or document.get("format") != FORMAT:
         raise ConfigError(f"{where} is no architecture file of archloom (its 'format' is not '{FORMAT}')")
     document = plain(document, where)

@@ -1,10 +1,11 @@
-"""Strategies that every other strategy is compared with."""
+"""Strategies that every other strategy is compared with, and a space that is written in the configuration."""
 
 from __future__ import annotations
 
 import archloom
 from archloom.hookspecs import Register
 
+from .choices import Choices
 from .evolution import RegularizedEvolution
 from .grid import GridSearch
 from .local_search import LocalSearch
@@ -12,6 +13,11 @@ from .optuna_samplers import OptunaSampler
 from .random_search import RandomSearch
 from .successive_halving import Hyperband, SuccessiveHalving
 from .surrogate import Surrogate
+
+
+@archloom.hookimpl
+def register_search_spaces(register: Register) -> None:
+    register("choices", Choices)
 
 
 @archloom.hookimpl

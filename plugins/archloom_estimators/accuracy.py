@@ -33,7 +33,7 @@ class TrainedAccuracy:
     """
 
     metrics = (Metric("accuracy.trained", "%", "max"),)
-    expense, needs = TRAINING, ()
+    expense, needs = TRAINING, ("task",)
 
     def __init__(
         self,

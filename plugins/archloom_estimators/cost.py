@@ -13,7 +13,7 @@ class Params:
     """All trainable parameters of the whole model: backbone, neck and head."""
 
     metrics = (Metric("params", "parameters", "min"),)
-    expense, needs = STATIC, ()
+    expense, needs = STATIC, ("task",)
 
     def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
         return {"params": count(context.outline(architecture), context.shape(architecture)).params}
@@ -23,7 +23,7 @@ class Macs:
     """Multiply-adds of convolutions and linear layers for one image, of the whole model."""
 
     metrics = (Metric("macs", "MACs", "min"),)
-    expense, needs = STATIC, ()
+    expense, needs = STATIC, ("task",)
 
     def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
         return {"macs": count(context.outline(architecture), context.shape(architecture)).macs}

@@ -27,7 +27,7 @@ class MeasuredLatency:
         Metric("latency.measured.high", "ms", "min"),
     )
     # a timing is nothing that can be recomputed, but it is cheaper than judging a trained network
-    expense, needs = INHERITED, ()
+    expense, needs = INHERITED, ("task",)
 
     def __init__(self, *, batch: int = 1, runs: int = 30, warmup: int = 5) -> None:
         self.batch, self.runs, self.warmup = batch, runs, warmup
@@ -54,7 +54,7 @@ class TableLatency:
     """
 
     metrics = (Metric("latency.table", "ms", "min"),)
-    expense, needs = STATIC, ()
+    expense, needs = STATIC, ("task",)
 
     def __init__(self, *, table: str | None = None, batch: int = 1, runs: int = 20) -> None:
         self.batch, self.runs = batch, runs

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..contents import contents_of, plugin_contents, task_hash
+from ..contents import contents_of, plugin_contents, task_contents
 from ..context import remembered
 from ..environment import describe, versions
 from ..errors import ConfigError, RunError
@@ -152,7 +152,7 @@ def _identity(comparison: Comparison, resolved: Resolved) -> Identity:
     contents = {
         **contents_of({**settings, "strategies": named}),
         **plugin_contents(resolved.host.files),
-        "task": task_hash(resolved.task),
+        **task_contents(resolved.task),
     }
     return Identity(settings, contents, versions(resolved.host))
 

@@ -72,7 +72,7 @@ def make_plan(config: RankConfig, host: Host) -> Plan:
     truth: Estimator = make(host, "estimator", config.truth)
     if config.metric not in (known := [m.name for m in truth.metrics]):
         raise UnknownName("metric", config.metric, known, f"('{config.truth.type}' is the truth here.)")
-    if getattr(truth, "needs", ()):
+    if "supernet" in getattr(truth, "needs", ()):
         raise ConfigError(f"'{config.truth.type}' needs a supernet, so it cannot be the truth")
     supernets = _supernets(config, host, space)
     predictors = _predictors(config, host, supernets)

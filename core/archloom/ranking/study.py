@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from ..architecture import Architecture
-from ..contents import contents_of, plugin_contents, task_hash
+from ..contents import contents_of, plugin_contents, task_contents
 from ..cost import count
 from ..documents import read_yaml
 from ..environment import describe, versions
@@ -113,7 +113,7 @@ def _identity(plan: Plan) -> Identity:
     contents = {
         **contents_of(settings),
         **plugin_contents(plan.host.files),
-        "task": task_hash(plan.context.task),
+        **task_contents(plan.context.task),
     }
     return Identity(settings, contents, versions(plan.host))
 

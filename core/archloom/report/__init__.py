@@ -127,7 +127,8 @@ def headed(title: str, opening: str, *sections: str) -> str:
 
 def _page(story: Story) -> str:
     config = story.config
-    title = f"{who(config)}: space {type_of(config['space'])}, task {type_of(config['task'])}"
+    task = f", task {type_of(config['task'])}" if config["task"] is not None else ""
+    title = f"{who(config)}: space {type_of(config['space'])}{task}"
     return headed(
         title,
         f"{status(story)}{summary(story)}{sentences(story)}",

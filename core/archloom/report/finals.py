@@ -43,6 +43,10 @@ _LEGEND = (
 def verdict_section(story: Story) -> str:
     if not story.networks and not story.failures:
         seeds = (story.config.get("verdict") or {}).get("seeds")
+        if story.config["task"] is None:
+            return section(
+                "Verdict", "<p>No network was trained from scratch: there is no task to train for.</p>"
+            )
         why = "verdict.seeds is 0" if seeds == 0 else "it comes after the search, once one network is found"
         return section("Verdict", f"<p>No network was trained from scratch: {why}.</p>")
     parts = []

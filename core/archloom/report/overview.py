@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..columns import Judged
 from ..cost import MACS, PARAMS
 from ..objective import Objective
 from ..trial import Trial
@@ -65,9 +66,10 @@ def summary(story: Story) -> str:
     config, fits = story.config, story.of("fit")
     length = len(story.trials[0].architecture) if story.trials else None
     choices = f" ({counted(length, 'choice')})" if length else ""
+    task = "" if config["task"] is None else f" for the task <b>{escaped(type_of(config['task']))}</b>"
     told = [
-        f"Searched: the space <b>{escaped(type_of(config['space']))}</b>{choices} for the task "
-        f"<b>{escaped(type_of(config['task']))}</b>, by {escaped(who(config))}, for "
+        f"Searched: the space <b>{escaped(type_of(config['space']))}</b>{choices}{task}, by "
+        f"{escaped(who(config))}, for "
         + " and ".join(_goal(story, objective) for objective in story.objectives)
         + "."
     ]
@@ -81,7 +83,8 @@ def summary(story: Story) -> str:
             f"{escaped(name)} {story.quantity(name, value)}"
             for name, value in story.document["metrics"].items()
         )
-        told.append(f"Found: a network with {metrics or 'nothing measured'}, as measured during the search.")
+        what = "a network" if config["task"] is not None else "decisions"
+        told.append(f"Found: {what} with {metrics or 'nothing measured'}, as measured during the search.")
     elif story.front and len(story.objectives) > 1:
         told.append(
             f"Nothing says how to pick one network, so the result is a Pareto front of {len(story.front)}; "
@@ -109,7 +112,7 @@ def sentences(story: Story) -> str:
     items = []
     for sentence in [*story.result["verdict"], *story.result.get("problems", [])]:
         told = escaped(sentence[:1].upper() + sentence[1:])
-        for word in _WORDS:
+        for word in _words(story.judged):
             if f" {word} " in told:
                 told = told.replace(f" {word} ", f" <b>{word}</b> ", 1)
                 break
@@ -117,15 +120,17 @@ def sentences(story: Story) -> str:
     return f'<ul class="verdict">{"".join(items)}</ul>' if items else ""
 
 
-_WORDS = (
-    "does not beat",
-    "beats",
-    "is as accurate as",
-    "is more accurate but more expensive than",
-    "is less accurate but cheaper than",
-    "is not distinguishable",
-    "could not be trained",
-)
+def _words(by: Judged) -> tuple[str, ...]:
+    """What a verdict says of the found network, in bold."""
+    return (
+        "does not beat",
+        "beats",
+        f"is {by.alike} as",
+        f"is {by.better} but more expensive than",
+        f"is {by.worse} but cheaper than",
+        "is not distinguishable",
+        "could not be trained",
+    )
 
 
 def found_section(story: Story) -> str:
@@ -133,14 +138,11 @@ def found_section(story: Story) -> str:
         rows = [
             [escaped(name), story.quantity(name, value)] for name, value in story.document["metrics"].items()
         ]
-        shape = " x ".join(map(str, story.document["shape"]))
         return section(
             "The found architecture",
             strip(story.found, story.colours),
             table(["metric", "in the search"], rows, "narrow"),
-            f'<p class="note">Input {escaped(shape)} (channels x height x width), '
-            f"{counted(len(story.document['classes']), 'class', 'classes')}. "
-            "The file architecture.json builds it: <code>archloom.build</code>.</p>",
+            f'<p class="note">{_use(story.document)}</p>',
         )
     if len(story.objectives) > 1 and story.front:
         strips = [
@@ -152,6 +154,17 @@ def found_section(story: Story) -> str:
         more = f"<p>The first 10 of {len(story.front)}.</p>" if len(story.front) > 10 else ""
         return section("The Pareto front: no network is picked yet", *strips, more)
     return section("The found architecture", "<p>No network has been found.</p>")
+
+
+def _use(document: Mapping[str, Any]) -> str:
+    """What architecture.json is good for."""
+    if document.get("shape") is None:
+        return "The file architecture.json holds these decisions."
+    shape = escaped(" x ".join(map(str, document["shape"])))
+    return (
+        f"Input {shape} (channels x height x width), {counted(len(document['classes']), 'class', 'classes')}. "
+        "The file architecture.json builds it: <code>archloom.build</code>."
+    )
 
 
 def family_section(story: Story) -> str:
@@ -191,7 +204,8 @@ def provenance_section(story: Story) -> str:
         f"one image on {device} (configured: {story.config.get('device')}), {threads} threads, float32, "
         "nothing fused or compiled: the median of timed forwards, with the 10th and 90th percentile"
     )
-    definitions = {"MACs": MACS, "params": PARAMS, "latency of the verdict": latency}
+    trained = {"MACs": MACS, "params": PARAMS, "latency of the verdict": latency}
+    definitions = {} if story.config["task"] is None else trained
     for name, setting in story.settings.items():
         definitions[f"setting of {name}"] = ", ".join(f"{key} {value}" for key, value in setting.items())
     return section(

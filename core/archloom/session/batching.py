@@ -22,7 +22,7 @@ def check_batches(r: Resolved, ranks: Ranks) -> None:
     """Refuse the recipe, an estimator or the method, with a ConfigError, where its batches have one image and the
     networks of the space cannot be trained on that."""
     for batch_size, option, splits, world in _trainings(r, ranks):
-        images: Any = r.task.dataset(*splits, augment=True)
+        images: Any = r.data.dataset(*splits, augment=True)
         if min(batch_size, len(images)) // world == 1 and (network := _network(r)) is not None:
             way_out = way_out_of_single_images(batch_size, option, splits, world)
             check_single_images(*network, way_out)
@@ -46,8 +46,8 @@ def _network(r: Resolved) -> tuple[Model, tuple[int, ...]] | None:
     rng = python_rng(r.config.seed, "batches")
     for architecture in distinct(r.space, rng, draws=DRAWS):
         try:
-            model = assemble(r.space, architecture, r.task, r.parts, seed=r.config.seed)
+            model = assemble(r.space, architecture, r.data, r.parts, seed=r.config.seed)
         except ArchloomError:
             continue
-        return model, input_shape(r.space, architecture, r.task)
+        return model, input_shape(r.space, architecture, r.data)
     return None

@@ -48,8 +48,8 @@ def check_verdict(r: Resolved) -> nn.Module | None:
     if not r.config.verdict.seeds:
         return None
     loss = r.parts.loss if isinstance(r.parts.loss, nn.Module) else r.parts.loss()
-    teacher = load_teacher(r.recipe, r.task, r.host)
-    check_trainable(loss, r.task, r.recipe, teacher=teacher)
+    teacher = load_teacher(r.recipe, r.data, r.host)
+    check_trainable(loss, r.data, r.recipe, teacher=teacher)
     return teacher
 
 
@@ -70,7 +70,7 @@ class Finals:
     @property
     def judged(self) -> Judged:
         """What the networks are judged by."""
-        return judged(self.resolved.task)
+        return judged(self.resolved.data)
 
     def hold(self, found: Architecture) -> tuple[list[Group], list[Failure]]:
         """Train all contestants that this run has not trained yet; what those of each role reached, and what failed.
@@ -145,7 +145,7 @@ class Finals:
     def _metrics(self, name: str, contestant: Contestant, number: int) -> dict[str, float]:
         r = self.resolved
         options = self._options(name, number)
-        return train_and_test(contestant, r.space, r.task, r.parts, r.recipe, **options)
+        return train_and_test(contestant, r.space, r.data, r.parts, r.recipe, **options)
 
     def _options(self, name: str, number: int) -> dict[str, Any]:
         r = self.resolved
@@ -166,7 +166,7 @@ class Finals:
         """The weights of the found network's first training; what was damaged since is trained again, to the bit."""
         r, folder = self.resolved, self.run.folder / "final" / name
         if any((folder / file).exists() for file in ("training.pt", "training.pt.previous")):
-            train_from_scratch(found, r.space, r.task, r.parts, r.recipe, **self._options(name, 0))
+            train_from_scratch(found, r.space, r.data, r.parts, r.recipe, **self._options(name, 0))
         for source, target in (("best.pt", "weights"), ("training.pt", "weights-last")):
             state = load_checkpoint(folder / source)
             if state is None:

@@ -23,7 +23,7 @@ from ..space import input_shape
 from ..strategy import WeightSharing
 from ..trial import Trial
 from ..verdict import Failure, Group, sentences
-from ..zoo import architecture_document
+from ..zoo import architecture_document, decisions_document
 from .finals import Finals, write_weights
 from .result import Result, write_result
 
@@ -89,6 +89,8 @@ class _After:
 
 
 def _document(r: Resolved, architecture: Architecture, **facts: Any) -> dict[str, Any]:
+    if r.task is None:
+        return decisions_document(r.config.space.model_dump(), architecture, **facts)
     return architecture_document(
         r.config.space.model_dump(),
         architecture,
@@ -102,6 +104,8 @@ def _document(r: Resolved, architecture: Architecture, **facts: Any) -> dict[str
 
 def _known(trials: Sequence[Trial], r: Resolved, folder: Path) -> list[Trial]:
     """The trials, whose architectures know all that building them takes, and the folder of their plugin files."""
+    if r.task is None:
+        return list(trials)  # there is no network to build of them
     shared: dict[str, Any] = {}
     known = []
     for trial in trials:
@@ -133,14 +137,18 @@ def _extended(
 ) -> Result:
     """The result with what follows from the found architecture: inherited weights, family and verdict."""
     folder, model = result.folder, r.config.model
+    if r.task is None:
+        finals.none()
+        return result
+    task = r.task
 
     def inherited(method: WeightSharing) -> None:
         child = method.supernet.extract(found.architecture)
         write_weights(folder / "inherited.safetensors", child.state_dict())
 
     def followed() -> list[Member]:
-        members = family(r.host, r.config.space, found.architecture, r.task, r.parts)
-        write_family(folder, members, model.model_dump(), r.task)
+        members = family(r.host, r.config.space, found.architecture, task, r.parts)
+        write_family(folder, members, model.model_dump(), task)
         return members
 
     if method is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import LATER, SearchConfig, override, parse_config, read_config
-from ..contents import contents_of, leaves, plugin_contents, task_hash
+from ..contents import contents_of, leaves, plugin_contents, task_contents
 from ..documents import reachable, read_json, read_yaml
 from ..errors import ArchloomError, ConfigError, RunError
 from ..folder import Identity, Kind
@@ -135,7 +135,7 @@ def identity_of(resolved: Resolved) -> Identity:
     """What a search is, with the hashes of its files, its plugin files and its splits; what may change is left out."""
     settings = {name: value for name, value in resolved.config.identity().items() if name not in LATER}
     contents = contents_of(settings) | plugin_contents(resolved.host.files)
-    return Identity(settings, contents | {"task": task_hash(resolved.task)})
+    return Identity(settings, contents | task_contents(resolved.task))
 
 
 def fresh_path(config: SearchConfig) -> Path:

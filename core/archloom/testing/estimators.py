@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from ..architecture import Architecture
 from ..estimator import Context, Metric
+from ..factories import NEEDS
 from ..space import sample
 from .checks import Contract, global_generators_untouched, require, same, snapshot
 from .tiny import TinySpace, run_context, tiny_supernet, tiny_task
@@ -53,8 +54,8 @@ class EstimatorContract(Contract):
         require(getattr(estimator, "expense", None) in (0, 1, 2), "expense is STATIC, INHERITED or TRAINING")
         needs = getattr(estimator, "needs", None)
         require(
-            isinstance(needs, tuple | list) and set(needs) <= {"supernet"},
-            f'needs is a tuple, empty or ("supernet",), not {needs!r}',
+            isinstance(needs, tuple | list) and set(needs) <= set(NEEDS["estimator"]),
+            f'needs is a tuple, empty or of "supernet" and "task", not {needs!r}',
         )
 
     def test_an_estimate_has_all_its_metrics_as_finite_numbers(self) -> None:

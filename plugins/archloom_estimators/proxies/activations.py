@@ -53,7 +53,7 @@ class NASWOT:
     """
 
     metrics = (Metric("naswot", "score", "max"),)
-    expense, needs = STATIC, ()
+    expense, needs = STATIC, ("task",)
 
     def __init__(self, *, batch_size: int = 32) -> None:
         self.batch_size = batch_size

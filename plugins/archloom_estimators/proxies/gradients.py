@@ -94,7 +94,7 @@ class GradientNorm:
     """
 
     metrics = (Metric("grad_norm", "score", "max"),)
-    expense, needs = STATIC, ()
+    expense, needs = STATIC, ("task",)
 
     def __init__(self, *, batch_size: int = 32) -> None:
         self.batch_size = batch_size
@@ -113,7 +113,7 @@ class SNIP:
     """
 
     metrics = (Metric("snip", "score", "max"),)
-    expense, needs = STATIC, ()
+    expense, needs = STATIC, ("task",)
 
     def __init__(self, *, batch_size: int = 32) -> None:
         self.batch_size = batch_size
@@ -132,7 +132,7 @@ class GraSP:
     """
 
     metrics = (Metric("grasp", "score", "max"),)
-    expense, needs = STATIC, ()
+    expense, needs = STATIC, ("task",)
 
     def __init__(self, *, batch_size: int = 32) -> None:
         self.batch_size = batch_size
@@ -153,7 +153,7 @@ class Fisher:
     """
 
     metrics = (Metric("fisher", "score", "max"),)
-    expense, needs = STATIC, ()
+    expense, needs = STATIC, ("task",)
 
     def __init__(self, *, batch_size: int = 32, aggregation: Aggregation = "blockswap") -> None:
         if aggregation not in get_args(Aggregation):

@@ -38,7 +38,7 @@ class JacobianCovariance:
     """
 
     metrics = (Metric("jacob_cov", "score", "max"),)
-    expense, needs = STATIC, ()
+    expense, needs = STATIC, ("task",)
 
     def __init__(self, *, batch_size: int = 32) -> None:
         self.batch_size = batch_size

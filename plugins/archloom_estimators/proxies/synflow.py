@@ -82,7 +82,7 @@ class SynFlow:
     """
 
     metrics = (Metric("synflow", "score", "max"),)
-    expense, needs = STATIC, ()
+    expense, needs = STATIC, ("task",)
 
     def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
         score = synflow(fresh(architecture, context), context.shape(architecture))

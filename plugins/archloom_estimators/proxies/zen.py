@@ -80,7 +80,7 @@ class ZenNAS:
     """
 
     metrics = (Metric("zen", "score", "max"),)
-    expense, needs = STATIC, ()
+    expense, needs = STATIC, ("task",)
 
     def __init__(self, *, batch_size: int = 16, alpha: float = 0.01) -> None:
         if batch_size < 1 or alpha <= 0:
