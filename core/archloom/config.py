@@ -124,7 +124,7 @@ class ModelConfig(_Strict):
     """Backbone, neck, head and loss, by name. The loss may stand inside the head: `head: {type: ..., loss: ...}`.
 
     A search takes the backbone from its space; one that is named here makes a network of its own. A space whose
-    networks own their head has neither neck nor head here (None in what a run folder keeps).
+    networks own their head has neither neck nor head here: they are left out, or null as in what a run folder keeps.
     """
 
     backbone: PartLike | None = None
@@ -146,7 +146,7 @@ class ModelConfig(_Strict):
 
     @model_serializer(mode="wrap")
     def _without_none(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: part for key, part in dump(self).items() if part is not None}
+        return {key: part for key, part in dump(self).items() if part is not None or key in ("neck", "head")}
 
 
 class Verdict(_Strict):
