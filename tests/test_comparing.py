@@ -239,11 +239,45 @@ def test_another_comparison_in_the_folder_is_refused(host, tmp_path):
         compare(comparison(seeds=2, strategies=other), tmp_path, host=host)
 
 
-def test_two_processes_find_what_one_finds(tmp_path):
+ONCE = """
+import os, time
+import archloom
+from archloom.estimator import STATIC, Metric
+
+
+class Once:
+    '''A value that is measured once, by whom is written down.'''
+
+    metrics, expense, needs = (Metric("unit", "1", "max"),), STATIC, ()
+
+    def __init__(self, *, log: str) -> None:
+        self.log = log
+
+    def estimate(self, architecture, context):
+        return {"unit": context.recorded("unit", self.measure)}
+
+    def measure(self):
+        time.sleep(0.5)  # so that the other process asks meanwhile
+        with open(self.log, "a", encoding="utf-8") as file:
+            print(os.getpid(), file=file)
+        return 2.5
+
+
+@archloom.hookimpl
+def register_estimators(register):
+    register("once", Once)
+"""
+
+
+def test_two_processes_find_what_one_finds_and_measure_once_what_is_measured_once(tmp_path):
+    (tmp_path / "once.py").write_text(ONCE, encoding="utf-8")
+    log = tmp_path / "log"
     config = comparison(
+        plugins=[str(tmp_path / "once.py")],
+        optimum=None,
         space="nasbench_macro",
         task="fake",
-        estimators=["macro_table"],
+        estimators=["macro_table", {"type": "once", "log": str(log)}],
         select="accuracy.table.seed1",
         score="accuracy.table",
         strategies=["evolution"],
@@ -253,6 +287,8 @@ def test_two_processes_find_what_one_finds(tmp_path):
     alone = compare(config, tmp_path / "alone").document
     together = compare(config | {"processes": 2}, tmp_path / "together").document
     assert together["scores"] == alone["scores"]
+    here, elsewhere = map(int, log.read_text().split())
+    assert here == os.getpid() != elsewhere
 
 
 def test_searches_that_train_have_run_folders_and_go_on_in_them(host, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,16 +20,19 @@ from ..engine import Search
 from ..errors import ConfigError, RunError, SearchError
 from ..estimator import STATIC
 from ..folder import Identity, differences, path_name, told
+from ..job import Job
 from ..measuring import Here, Measurer
 from ..plugins import Host
 from ..processes import Processes, Say, WorkerLost, processors
 from ..randomness import derive_seed
 from ..ranks import Ranks
+from ..recording import shared
 from ..resolve import Resolved, completed, resolve
 from ..run import Log, Memory, recorded
 from ..session import search_or_resume
 from ..session.opening import search_kind
 from ..space import everything, size
+from ..strategy import Recorded
 from ..trial import Trial
 from .config import Comparison
 
@@ -39,10 +43,12 @@ Record = dict[str, Any]
 
 
 class Searches:
-    """Makes the searches of a comparison, one after another, in one process."""
+    """Makes the searches of a comparison, one after another, in one process. ask: for what all of them measure once;
+    by default this is the process that owns the folder."""
 
-    def __init__(self, comparison: Comparison, folder: Path, host: Host) -> None:
+    def __init__(self, comparison: Comparison, folder: Path, host: Host, ask: Recorded | None = None) -> None:
         self.comparison, self.folder, self.host = comparison, folder, host
+        self._recorded: Recorded = ask or partial(recorded, folder)
         self._resolved: dict[str, Resolved] = {}
 
     def resolved(self, label: str) -> Resolved:
@@ -80,7 +86,7 @@ class Searches:
         return resolved.measurer(self._context(resolved, seed).measuring())
 
     def _context(self, resolved: Resolved, seed: int) -> RunContext:
-        return resolved.context(Ranks(), partial(recorded, self.folder), seed=seed)
+        return resolved.context(Ranks(), self._recorded, seed=seed)
 
     def _in_memory(self, resolved: Resolved, seed: int) -> tuple[list[Trial], str]:
         config = resolved.config
@@ -272,8 +278,10 @@ def _records(
         for label, seed in missing:
             yield searches.run(label, seed)
         return
-    arguments = (comparison.model_dump(mode="json"), str(folder), host.files)
-    with closing(Processes(number, _prepare, arguments)) as pool:
+    with (
+        shared(folder) as recorded,
+        closing(Processes(number, _prepare, (_job(comparison, folder, host, recorded),))) as pool,
+    ):
         waiting = iter(missing)
         running = {pool.submit(*key): key for key in itertools.islice(waiting, 2 * number)}
         while running:
@@ -289,10 +297,15 @@ def _records(
                 running |= {pool.submit(*key): key for key in itertools.islice(waiting, 1)}
 
 
-def _prepare(data: dict[str, Any], folder: str, files: tuple[str, ...]) -> Callable[[Say, str, int], Record]:
-    import torch
+def _job(comparison: Comparison, folder: Path, host: Host, recorded: Recorded) -> Job[Searches]:
+    configuration = json.dumps(comparison.model_dump(mode="json"))
+    return Job(_searches, configuration, host.files, folder, comparison.shared.threads or 1, recorded)
 
-    comparison = Comparison.model_validate(data)
-    torch.set_num_threads(comparison.shared.threads or 1)
-    searches = Searches(comparison, Path(folder), Host(files))
+
+def _searches(data: Any, host: Host, folder: Path, recorded: Recorded) -> Searches:
+    return Searches(Comparison.model_validate(data), folder, host, recorded)
+
+
+def _prepare(job: Job[Searches]) -> Callable[[Say, str, int], Record]:
+    searches = job.prepare()
     return lambda say, label, seed: searches.run(label, seed)
