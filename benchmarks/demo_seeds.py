@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import archloom
-from archloom.config import read_config
+from archloom.config_files import read_config
 from archloom.documents import json_text
 from archloom.latency import setting_of
 

@@ -8,7 +8,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from archloom.config import DEFAULT, SearchConfig, override, parse_config, parse_part, read_config
+from archloom.config import DEFAULT, SearchConfig, parse_config, parse_part
+from archloom.config_files import override, read_config
 from archloom.errors import ConfigError
 
 MINIMAL = {"space": "fbnet", "strategy": "random", "objectives": ["macs"]}

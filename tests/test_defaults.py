@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 import archloom
 from archloom.cli import app
 from archloom.comparing import parse_comparison
-from archloom.config import DEFAULT, override, parse_config
+from archloom.config import DEFAULT, parse_config
+from archloom.config_files import override
 from archloom.defaults import default, named
 from archloom.errors import ConfigError, PluginError
 from archloom.plugins import Host

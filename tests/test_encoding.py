@@ -100,7 +100,7 @@ def test_a_configuration_is_the_same_under_every_locale(tmp_path, locale):
         "space: fbnet\ntask: {type: imagefolder, root: données/日本}\nstrategy: random\nestimators: [macs]\n"
     )
     (tmp_path / "c.yaml").write_text(text + "objectives: [macs]\nbudget: {trials: 1}\n", encoding="utf-8")
-    code = "from archloom.config import read_config; print(ascii(read_config('c.yaml').task.options['root']))"
+    code = "from archloom.config_files import read_config; print(ascii(read_config('c.yaml').task.options['root']))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

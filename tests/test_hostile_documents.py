@@ -14,7 +14,8 @@ import yaml
 
 from archloom.architecture import Architecture
 from archloom.comparing import parse_comparison
-from archloom.config import override, parse_config, read_config
+from archloom.config import parse_config
+from archloom.config_files import override, read_config
 from archloom.errors import LONGEST, ArchloomError
 from archloom.latency import LatencyTable, Setting, Timing
 from archloom.latency_check import read_measured

@@ -31,8 +31,8 @@ ROWS = [  # from the bottom up; a module imports from its own row and from those
     "hypervolume columns groups",
     "report",
     "engine measuring fitting verdict",
-    "hookspecs context factories plugins config defaults contradictions resolve environment job zoo backbone "
-    "assembly family progress testing __init__",
+    "hookspecs context factories plugins config config_files defaults contradictions resolve environment job zoo "
+    "backbone assembly family progress testing __init__",
     "source",
     "teacher",
     "session ranking retraining trained",

@@ -12,7 +12,7 @@ import pytest
 
 import archloom
 from archloom import trust
-from archloom.config import read_config
+from archloom.config_files import read_config
 from archloom.errors import PluginError
 from archloom.plugin_files import read_plugin
 from archloom.plugins import Host

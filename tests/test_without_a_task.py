@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 import archloom
 from archloom.architecture import Architecture
 from archloom.cli import app
-from archloom.config import parse_config, read_config
+from archloom.config import parse_config
+from archloom.config_files import read_config
 from archloom.errors import ArchloomError, ConfigError, SpaceError
 from archloom.plugins import Host
 from archloom.resolve import resolve

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from archloom.config import read_config
+from archloom.config_files import read_config
 from archloom.documents import json_text
 from archloom.latency import setting_of
 from archloom.plugins import Host

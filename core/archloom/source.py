@@ -11,7 +11,8 @@ import yaml
 
 from .assembly import ARCHITECTURE as BACKBONE
 from .assembly import build_model
-from .config import ModelConfig, Part, override, parse_model, parse_part
+from .config import ModelConfig, Part, parse_model, parse_part
+from .config_files import override
 from .defaults import default, named
 from .documents import reachable, read_json, read_mapping
 from .errors import ConfigError, shown

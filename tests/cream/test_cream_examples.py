@@ -10,7 +10,7 @@ import torch
 
 import archloom
 from archloom.architecture import Architecture
-from archloom.config import read_config
+from archloom.config_files import read_config
 from archloom.errors import SearchError
 from archloom.plugins import Host
 from archloom.resolve import resolve

@@ -12,7 +12,7 @@ from efficientnet_golden import GOLDEN
 
 from archloom import Host, build, search
 from archloom.architecture import Architecture
-from archloom.config import read_config
+from archloom.config_files import read_config
 from archloom.cost import count
 from archloom.errors import ConfigError, SpaceError
 from archloom.resolve import resolve

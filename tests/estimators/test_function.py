@@ -14,7 +14,8 @@ import yaml
 from archloom import trust
 from archloom.comparing import compare
 from archloom.comparing.config import read_comparison
-from archloom.config import parse_config, read_config
+from archloom.config import parse_config
+from archloom.config_files import read_config
 from archloom.errors import ArchloomError, ConfigError, PluginError, RunError, SearchError
 from archloom.plugins import Host
 from archloom.resolve import resolve

@@ -31,7 +31,8 @@ def build(
     debug: Debug = False,
 ) -> None:
     """Measure every candidate of a space on this device (--set space.form=small, --set task.resolution=16)."""
-    from ..config import override, parse_part
+    from ..config import parse_part
+    from ..config_files import override
     from ..defaults import default
     from ..folder import spare
     from ..latency import build_table
@@ -94,7 +95,8 @@ def check(
     """Compare measured latencies of whole networks with a table's sums, or with a learned predictor."""
     import torch
 
-    from ..config import override, parse_part
+    from ..config import parse_part
+    from ..config_files import override
     from ..defaults import default
     from ..errors import ConfigError
     from ..folder import spare

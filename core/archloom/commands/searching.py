@@ -48,7 +48,7 @@ def search(
     debug: Debug = False,
 ) -> None:
     """Run a search from a configuration file."""
-    from ..config import read_config
+    from ..config_files import read_config
     from ..session import search as run_search
 
     overrides = _overrides(sets, device, precision, plugin)

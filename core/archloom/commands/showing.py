@@ -56,7 +56,7 @@ def info(
         return
     if source is None:
         raise ConfigError("name a network (archloom info fbnet_a), a file or a folder; or ask for --kernels")
-    from ..config import override
+    from ..config_files import override
     from ..cost import MACS, count
     from ..source import open_source
 

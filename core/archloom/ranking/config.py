@@ -8,19 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..config import (
-    DEFAULT,
-    MOST,
-    Int,
-    ModelConfig,
-    Part,
-    PartLike,
-    _Strict,
-    located,
-    override,
-    parse,
-    read_yaml,
-)
+from ..config import DEFAULT, MOST, Int, ModelConfig, Part, PartLike, _Strict, parse
+from ..config_files import located, override, read_yaml
 
 
 class RankConfig(_Strict):

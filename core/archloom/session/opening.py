@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..config import LATER, SearchConfig, override, parse_config, read_config
+from ..config import LATER, SearchConfig, parse_config
+from ..config_files import override, read_config
 from ..contents import contents_of, leaves, plugin_contents, task_contents
 from ..documents import reachable, read_json, read_yaml
 from ..errors import ArchloomError, ConfigError, RunError
