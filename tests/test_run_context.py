@@ -302,11 +302,20 @@ class Trains(AsksAndTrains):
 
 
 class LateTrainer(Walks):
-    """Its fit is there once it is made."""
+    """It trains once it is made, and its class does not show it."""
 
-    def __init__(self, space, task, rng) -> None:
-        super().__init__(space, task, rng)
-        self.fit = lambda: iter(())
+    def __init__(self, context) -> None:
+        super().__init__(context.space, context.task, context.rng)
+        self.inner = Trains(context)
+        self.supernet, self.fit = self.inner.supernet, self.inner.fit
+        self.state_dict, self.load_state_dict = self.inner.state_dict, self.inner.load_state_dict
+
+
+class Regresses(Walks):
+    """A strategy whose model is fitted by a method of that name."""
+
+    def fit(self, X, y):
+        pass
 
 
 def registered(factory: Any) -> Any:
@@ -410,24 +419,50 @@ def test_a_silent_function_that_takes_a_task_and_makes_a_strategy_is_told_the_wa
         made_from(plainly, "method")
 
 
-def test_a_class_with_fit_that_only_proposes_is_told_the_way_out():
-    class Regresses(Walks):
-        """A strategy whose model is fitted by a method of that name."""
-
-        def fit(self, X, y):
-            pass
-
+def test_a_class_with_fit_that_only_proposes_is_told_the_way_out(tmp_path):
     with pytest.raises(
         ConfigError,
         match=r"lacks supernet, state_dict, load_state_dict.*'fit'; where it only proposes, call that",
     ):
         made_from(Regresses, "method")
 
+    class Registers:
+        @archloom.hookimpl
+        def register_strategies(self, register):
+            register("regresses", Regresses)
+            register("by_function", lambda space, rng: Regresses(space, None, rng))
+
+    config = {
+        **SEARCH,
+        "space": "digit_space",
+        "method": None,
+        "estimators": ["additive"],
+        "objectives": ["sum"],
+    }
+    config |= {"constraints": [], "task": {"type": "digits", "train_size": 64}}
+    with pytest.raises(
+        ConfigError, match=r"needs a space that shares weights .* It is taken to train a supernet"
+    ):
+        archloom.search(config | {"strategy": "regresses"}, tmp_path / "a", host=host(Registers()))
+    made = archloom.search(config | {"strategy": "by_function"}, tmp_path / "b", host=host(Registers()))
+    assert len(made.trials) == 2
+
+
+def test_what_is_named_as_a_method_and_does_not_show_its_fit_is_told_where_to_show_it(tmp_path):
+    class Registers:
+        @archloom.hookimpl
+        def register_strategies(self, register):
+            register("late", LateTrainer)
+
+    made, told = host(Plugin(), Registers()), "'late' trains no supernet.*'fit'.*the class that is registered"
+    with pytest.raises(ConfigError, match=told):
+        archloom.search({**SEARCH, "method": "late"}, tmp_path / "run", host=made)
+    with pytest.raises(ConfigError, match=told):
+        rank({**RANK, "supernets": ["late"]}, tmp_path / "rank", host=made)
+
 
 @pytest.mark.parametrize("factory", [LateTrainer, lambda context: Trains(context)])
 def test_what_trains_without_having_said_so_is_told_the_way_out(factory):
     assert not registered(factory).shares_weights
-    with pytest.raises(
-        ConfigError, match="which has 'fit' and so trains a supernet, but its factory does not say so"
-    ):
+    with pytest.raises(ConfigError, match="which trains a supernet, but its factory does not say so"):
         made_from(factory, "strategy")

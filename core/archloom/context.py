@@ -142,14 +142,14 @@ class RunContext:
 
     def strategy(self, maker: Maker | None, method: WeightSharing | None = None) -> Strategy:
         """Who proposes: what is made or, where nothing is named, the `method`; a ConfigError where it does not."""
-        from .strategy import Strategy
+        from .strategy import Strategy, WeightSharing
 
         strategy: Any = method if maker is None else self._made(maker, "strategy")
-        if maker is not None and hasattr(strategy, "fit"):
+        if maker is not None and isinstance(strategy, WeightSharing):
             raise ConfigError(
-                f"strategy '{maker.entry.name}' makes a {type(strategy).__name__}, which has 'fit' and so trains a "
-                "supernet, but its factory does not say so. Define 'fit' in the class that is registered, or annotate "
-                "what the function returns with it; where it trains no supernet, call 'fit' otherwise"
+                f"strategy '{maker.entry.name}' makes a {type(strategy).__name__}, which trains a supernet, but its "
+                "factory does not say so. Define 'fit' in the class that is registered, or annotate the function with "
+                "the class that it returns"
             )
         if isinstance(strategy, Strategy):
             return strategy

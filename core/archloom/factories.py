@@ -40,6 +40,11 @@ NEEDS: Mapping[Kind, tuple[str, ...]] = {
 OFFERS: Mapping[Kind, tuple[str, ...]] = {"executor": ("supernet", "timeout")}
 """The words that `offers` may hold, for each kind that has any."""
 
+WITHOUT_FIT = (
+    "what trains one has 'fit', in the class that is registered or in the one that a function is annotated to return"
+)
+"""How a factory says that it makes a method that trains a supernet."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -117,6 +122,12 @@ class Entry:
     def offers(self) -> tuple[str, ...]:
         """What the factory declares to offer to those who need it."""
         return tuple(getattr(self.factory, "offers", ()))
+
+    @property
+    def trains_unsaid(self) -> str:
+        """A sentence on why it needs a supernet, where it does and does not declare that."""
+        said = not self.shares_weights or "supernet" in getattr(self.factory, "needs", ())
+        return "" if said else f". It is taken to train a supernet, since {self.trains_since}"
 
     def validate(self, options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         """The options with their types converted and defaults filled in; a ConfigError for a wrong one."""

@@ -16,7 +16,7 @@ from .defaults import executor_of, named
 from .engine import Limits
 from .errors import ArchloomError, ConfigError, UnknownName
 from .estimator import Context, Estimator, Metric
-from .factories import Entry, Kind
+from .factories import WITHOUT_FIT, Entry, Kind
 from .hypervolume import check_reference
 from .measuring import Measurer, Watch, unwatched
 from .model import GlobalAverage, LinearHead, ModelParts
@@ -306,7 +306,8 @@ def _who(config: SearchConfig, host: Host) -> tuple[Maker | None, Maker | None]:
         method, strategy = strategy, None
     if method is not None and not method.entry.shares_weights:
         raise ConfigError(
-            f"'{method.entry.name}' trains no supernet, so it cannot be the 'method'; make it the 'strategy'"
+            f"'{method.entry.name}' trains no supernet, so it cannot be the 'method'; make it the 'strategy' "
+            f"({WITHOUT_FIT})"
         )
     if strategy is not None and strategy.entry.shares_weights:
         raise ConfigError(
@@ -351,6 +352,7 @@ def _check_needs(
                 raise ConfigError(
                     f"strategy '{maker.entry.name}' needs a space that {_MEANING.get(need, f'offers {need!r}')}; "
                     f"space '{config.space.type}' does not. Choose another space, or a strategy that only proposes"
+                    f"{maker.entry.trains_unsaid}"
                 )
     for part, estimator in zip(config.estimators, estimators, strict=True):
         if "supernet" in getattr(estimator, "needs", ()) and method is None:

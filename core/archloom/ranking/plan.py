@@ -10,6 +10,7 @@ from ..context import RunContext, remembered
 from ..defaults import named
 from ..errors import ConfigError, SpaceError, UnknownName
 from ..estimator import Estimator, Metric
+from ..factories import WITHOUT_FIT
 from ..objective import Objective
 from ..plugins import Host
 from ..randomness import python_rng
@@ -120,7 +121,9 @@ def _supernets(config: RankConfig, host: Host, space: SearchSpace) -> dict[str, 
     for part in config.supernets:
         entry = host.get("strategy", part.type)
         if not entry.shares_weights:
-            raise ConfigError(f"'{part.type}' trains no supernet, so it cannot be among the supernets")
+            raise ConfigError(
+                f"'{part.type}' trains no supernet, so it cannot be among the supernets ({WITHOUT_FIT})"
+            )
         if lacking := [need for need in entry.needs if need not in offers(space)]:
             raise ConfigError(
                 f"supernet '{part.type}' needs a space that offers '{lacking[0]}'; space '{config.space.type}' does not"
