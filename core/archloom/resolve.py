@@ -13,7 +13,6 @@ from .config import ModelConfig, Part, SearchConfig
 from .context import RunContext
 from .contradictions import check_canonical, check_executor, check_fit, check_owned_head, check_together
 from .defaults import executor_of, named
-from .engine import Limits
 from .errors import ArchloomError, ConfigError, UnknownName
 from .estimator import Context, Estimator, Metric
 from .factories import WITHOUT_FIT, Entry, Kind
@@ -99,17 +98,6 @@ class Resolved:
             names=tuple(part.type for part in parts),
             timeouts=tuple(part.timeout for part in parts),
             watch=watch,
-        )
-
-    @property
-    def limits(self) -> Limits:
-        """When a search stops, and what it puts up with."""
-        config = self.config
-        return Limits(
-            **config.budget.model_dump(),
-            max_failures=config.max_failures,
-            max_rejected=config.max_rejected,
-            max_repeats=config.max_repeats,
         )
 
 

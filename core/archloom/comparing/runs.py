@@ -16,7 +16,6 @@ from typing import Any
 
 from ..config import SearchConfig
 from ..context import RunContext, remembered
-from ..engine import Search
 from ..errors import ConfigError, RunError, SearchError
 from ..estimator import STATIC
 from ..folder import Identity, differences, path_name, told
@@ -30,6 +29,7 @@ from ..recording import shared
 from ..resolve import Resolved, completed, resolve
 from ..run import Log, Memory, recorded
 from ..session import search_or_resume
+from ..session.making import make_loop
 from ..session.opening import search_kind
 from ..space import everything, size
 from ..strategy import Recorded
@@ -89,26 +89,14 @@ class Searches:
         return resolved.context(Ranks(), self._recorded, seed=seed)
 
     def _in_memory(self, resolved: Resolved, seed: int) -> tuple[list[Trial], str]:
-        config = resolved.config
         # what a strategy measures once is its own; what it is told of costs is what is measured here
         own = replace(self._context(resolved, seed), recorded=remembered())
-        loop = Search(
-            resolved.space,
-            own.strategy(resolved.strategy),
-            Here(self.measurer(resolved, seed)),
-            resolved.objectives,
-            resolved.limits,
-            seed=seed,
-            log=Memory(),
-            order=config.order,
-            window=config.open_trials,
-            constraints=resolved.constraints,
-            equal_once=config.canonical,
-        )
+        executor = Here(self.measurer(resolved, seed))
+        loop = make_loop(resolved, own.strategy(resolved.strategy), executor, Memory(), seed=seed)
         try:
             reason = loop.run()
         except SearchError as error:  # a search that finds nothing has lost, and the others go on
-            if config.strict:
+            if resolved.config.strict:
                 raise
             reason = str(error)
         return [loop.trials[number] for number in sorted(loop.trials)], reason

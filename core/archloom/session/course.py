@@ -329,7 +329,7 @@ class _Session:
         run_context = self.resolved.context(self.ranks, self.recorded)
         context = run_context.measuring(supernet=supernet, folder=self.folder)
         with executor_of(self.resolved, context, self.folder) as executor:
-            loop = make_loop(self.resolved, strategy, executor, run, self.notify, epochs=epochs)
+            loop = make_loop(self.resolved, strategy, executor, run.log, self.notify, epochs=epochs)
             try:
                 reason = loop.run()
             except SearchError as error:

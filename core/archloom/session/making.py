@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..engine import Search
+from ..engine import Limits, Search
 from ..errors import ConfigError
 from ..estimator import Context
 from ..job import measuring
@@ -18,7 +18,7 @@ from ..measuring import Executor
 from ..observing import Observers, name_of
 from ..recording import shared
 from ..resolve import Resolved
-from ..run import Run
+from ..run import EventLog
 from ..strategy import Strategy
 
 logger = logging.getLogger("archloom")
@@ -60,23 +60,37 @@ def executor_of(r: Resolved, context: Context, folder: Path) -> Iterator[Executo
 
 
 def make_loop(
-    r: Resolved, strategy: Strategy, executor: Executor, run: Run, notify: Notify, *, epochs: float
+    r: Resolved,
+    strategy: Strategy,
+    executor: Executor,
+    log: EventLog,
+    notify: Notify = lambda event: None,
+    *,
+    seed: int | None = None,
+    epochs: float = 0.0,
 ) -> Search:
-    """The engine's loop under the configured budget, of which the supernet's training took `epochs`."""
+    """The engine's loop under the configured budget, of which the supernet's training took `epochs`; `seed` where it is
+    another one than the configuration's."""
     config = r.config
+    limits = Limits(
+        **config.budget.model_dump(),
+        max_failures=config.max_failures,
+        max_rejected=config.max_rejected,
+        max_repeats=config.max_repeats,
+    )
     return Search(
         r.space,
         strategy,
         executor,
         r.objectives,
-        r.limits,
-        seed=config.seed,
-        log=run.log,
+        limits,
+        seed=config.seed if seed is None else seed,
+        log=log,
         order=config.order,
         window=config.open_trials,
         notify=notify,
         constraints=r.constraints,
-        spent_seconds=max((event["active"] for event in run.log.events if "active" in event), default=0.0),
+        spent_seconds=max((event["active"] for event in log.events if "active" in event), default=0.0),
         spent_epochs=epochs,
         equal_once=config.canonical,
     )
