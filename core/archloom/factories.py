@@ -40,7 +40,10 @@ NEEDS: Mapping[Kind, tuple[str, ...]] = {
 OFFERS: Mapping[Kind, tuple[str, ...]] = {"executor": ("supernet", "timeout")}
 """The words that `offers` may hold, for each kind that has any."""
 
-WITHOUT_FIT = "what trains one has 'fit', in the class that is registered or in the one that a function is annotated to return"
+WITHOUT_FIT = (
+    "what trains one has 'fit', in the class that is registered or in the one that a function is annotated to "
+    "return"
+)
 """How a factory says that it makes a method that trains a supernet."""
 
 
