@@ -141,7 +141,9 @@ class Surrogate:
         return self._pool(list(dict.fromkeys(pool)))
 
     def _pool(self, architectures: list[Architecture]) -> Pool:
-        return Pool(architectures, self.encoding.of(architectures), self.parts.of(architectures))
+        X = self.encoding.of(architectures)
+        parts = X if self.parts.columns == self.encoding.columns else self.parts.of(architectures)
+        return Pool(architectures, X, parts)
 
 
 def normal_scores(values: Sequence[float]) -> Floats:

@@ -6,6 +6,7 @@ stand. `decide` is the one place that knows which choices are active.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,7 +125,7 @@ def decide(
     it decides for choices that are not active is dropped."""
     known, decided = given or {}, dict[str, Option]()
     for choice in space.choices:
-        if choice.active(decided):
+        if choice.when is None or choice.active(decided):
             decided[choice.name] = known[choice.name] if choice.name in known else pick(choice)
     return Architecture(decided)
 
@@ -262,10 +263,12 @@ def neighbours(
 def size(space: SearchSpace) -> int:
     """How many architectures there are, not counting the space's own `violations`."""
     check_choices(space)
-    product = 1
-    for group in _groups(space.choices):
-        product *= _counted(group)
-    return product
+    conditions = {name for choice in space.choices for name in (choice.when or ())}
+    related = [choice for choice in space.choices if choice.when or choice.name in conditions]
+    apart = [
+        len(choice.options) for choice in space.choices if not choice.when and choice.name not in conditions
+    ]
+    return math.prod([*apart, *map(_counted, _groups(related))])
 
 
 def _groups(choices: Sequence[Choice]) -> list[list[Choice]]:
