@@ -19,8 +19,10 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
+import archloom
 import toys
 from archloom import cli
+from archloom.architecture import Architecture
 from archloom.comparing import compare, parse_comparison, read_comparison
 from archloom.comparing.runs import incumbents
 from archloom.comparing.statistics import band, curve, holm, paired
@@ -505,3 +507,31 @@ def test_the_command_prints_the_table_and_goes_on(tmp_path, monkeypatch, capsys)
     cli.main()
     assert json.loads(capsys.readouterr().out)["format"] == "archloom comparison 1"
     assert len(runs(tmp_path / "runs" / "compare-c")) == 4
+
+
+class Sorted(toys.Digits):
+    """The order of its digits makes no difference."""
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        return Architecture(dict(zip(architecture, sorted(architecture.values()), strict=True)))
+
+
+class Plugin:
+    @archloom.hookimpl
+    def register_search_spaces(self, register: Any) -> None:
+        register("sorted_digits", Sorted)
+
+
+def test_a_comparison_pays_once_for_equal_networks_where_it_is_told_to(tmp_path):
+    """A grid comes to 013, the best of the first eight, as the eighth; 010, the fifth, is 001 again."""
+    asked = comparison(space="sorted_digits", strategies={"grid": "grid"}, seeds=2, budget={"trials": 8})
+    spent = {}
+    for equal_once in (False, True):
+        folder = tmp_path / str(equal_once)
+        compare(asked | {"canonical": equal_once}, folder, host=toys.host(Plugin()))
+        best = next(run for run in runs(folder) if run["label"] == "grid")["incumbents"][-1]
+        assert list(best["architecture"].values()) == [0, 1, 3]
+        spent[equal_once] = best["trials"]
+    assert spent == {False: 8, True: 7}
+    with pytest.raises(RunError, match="canonical: then on, now off"):
+        compare(asked, folder, host=toys.host(Plugin()))

@@ -286,7 +286,7 @@ GOOD = "architecture,phone,board\n000,1.5,3\n012,2.5,4\n111,2.5,4\n"
         (GOOD + "22,1,1\n", "line 5: architecture '22' has 2 decisions, but the space has 3 choices"),
         (
             GOOD + "229,1,1\n",
-            "line 5: '9' in '229' is neither an option nor the position of one of choice 'd2'",
+            "line 5: architecture '229': '9' is neither an option nor the position of one of choice 'd2'",
         ),
     ],
 )
@@ -303,7 +303,10 @@ def test_a_wrong_file_is_refused_with_its_name_and_line(text, message, tmp_path)
         ([], "holds no measured networks"),
         ({"arch": ["000"], "latency_ms": {}}, "holds no measured networks"),
         ({"arch": ["000"], "latency_ms": {"phone": [1, 2]}}, "'phone' has 2 latencies for 1 architectures"),
-        ({"arch": ["000", "00x"], "latency_ms": {"phone": [1, 2]}}, "entry 2: 'x' in '00x'"),
+        (
+            {"arch": ["000", "00x"], "latency_ms": {"phone": [1, 2]}},
+            "entry 2: architecture '00x': 'x' is neither",
+        ),
         ({"arch": ["000", 5], "latency_ms": {"phone": [1, 2]}}, "entry 2: the architecture is 5, not text"),
         ({"arch": ["000"], "latency_ms": {"phone": [None]}}, "entry 1: 'phone' has None"),
     ],
