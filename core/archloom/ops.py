@@ -32,7 +32,7 @@ __all__ = [
         "scale_gate",
         "scale_gate_ref",
     ),
-    *("swish", "swish_ref", "transformed"),
+    *("has_kernels", "swish", "swish_ref", "transformed"),
 ]
 
 _DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
@@ -48,6 +48,11 @@ PAST_CACHES = 32 << 20
 """Bytes touched beyond which the CPU kernels write their results past the caches, and gain by it."""
 
 _EXACT = frozenset((torch.float32, torch.float64))
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether operations on `x` may be run by compiled kernels; else their references run."""
+    return x.device.type in kernels.status().devices
 
 
 def _within_caches(tensors: int, x: Tensor) -> bool:

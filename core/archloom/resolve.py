@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from .config import ModelConfig, Part, SearchConfig
+from .config import ModelConfig, Part, SearchConfig, parse_part
 from .context import RunContext
 from .contradictions import check_canonical, check_executor, check_fit, check_owned_head, check_together
 from .defaults import executor_of, named
@@ -268,8 +268,12 @@ def _head(host: Host, part: Part) -> Callable[[int, int], nn.Module]:
     return head
 
 
-def make(host: Host, kind: Kind, part: Part) -> Any:
-    """The object that a part of a configuration means."""
+def make(host: Host, kind: Kind, part: Part | str | Mapping[str, Any], where: str = "") -> Any:
+    """The object that a part of a configuration means: `make(host, "task", "digits")`, or {"type": ..., option: ...}.
+
+    where: what a message calls a part that cannot be meant; its kind, if nothing is said.
+    """
+    part = parse_part(part, where or kind)
     entry = host.get(kind, part.type)
     options = entry.validate(part.options)
     try:

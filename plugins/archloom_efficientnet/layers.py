@@ -17,8 +17,8 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
-from archloom import kernels, ops
-from archloom.kernels.norms import unhooked
+from archloom import ops
+from archloom.graphs import unhooked
 
 from .padding import Pair, is_tracing, pad_behind
 
@@ -72,7 +72,7 @@ def bn_swish(x: Tensor, bn: nn.Module, margin: Pair = (0, 0), *, plain: bool = F
     assert isinstance(bn, nn.BatchNorm2d)  # is_ordinary saw to it
     if x.numel() < 2 * x.shape[1]:
         raise ValueError(f"BatchNorm in training needs more than one value per channel, got {tuple(x.shape)}")
-    if margin == (0, 0) and x.device.type in kernels.status().devices:
+    if margin == (0, 0) and ops.has_kernels(x):
         return ops.bn_swish(x, bn)
     if bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)

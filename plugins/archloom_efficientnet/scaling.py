@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from archloom.architecture import Architecture, Choice
-from archloom.config import parse_part
 from archloom.documents import read_json
 from archloom.errors import ConfigError, SpaceError
 from archloom.plugins import Host
@@ -88,8 +87,7 @@ class ScalingSpace:
                     "scaling: an inline base is {space: {type: ...}, architecture: {choice: option}}, not "
                     f"{{{', '.join(map(str, self._base))}}}"
                 )
-            part = parse_part(self._base["space"], "scaling: base.space")
-            space: SearchSpace = make(host, "space", part)
+            space: SearchSpace = make(host, "space", self._base["space"], "scaling: base.space")
             return space, check(space, Architecture.from_json(self._base["architecture"]))
         found = find(self._base, host, self._base_options)
         return found.space, found.architecture

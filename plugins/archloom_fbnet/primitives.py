@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archloom.errors import SpaceError, nearest
-from archloom.graphs import is_scripting
-from archloom.kernels.norms import unhooked
+from archloom.graphs import is_scripting, unhooked
 
 Norm = Literal["bn", "gn", "frozen_bn"]
 

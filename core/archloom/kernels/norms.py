@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as _modules
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..graphs import unhooked
 
 TENSORS = frozenset((Tensor, nn.Parameter))
 """The types whose operations are PyTorch's own; another subclass wants to see every one of them."""
@@ -21,27 +22,6 @@ _DIMENSIONS: dict[type[nn.Module], tuple[int, ...]] = {
 }
 _REDUCED = frozenset((torch.bfloat16, torch.float16))
 _FORWARD = _BatchNorm.forward
-_all_backward, _all_backward_pre = _modules._global_backward_hooks, _modules._global_backward_pre_hooks
-_all_forward, _all_forward_pre = _modules._global_forward_hooks, _modules._global_forward_pre_hooks
-
-
-def unhooked(module: nn.Module) -> bool:
-    """Whether calling `module` runs its class's forward and nothing else, so that the call may be replaced.
-
-    False with a hook of any kind on it or on all modules, with a `forward` of its own, and once it was compiled.
-    """
-    return not (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or _all_forward
-        or _all_forward_pre
-        or _all_backward
-        or _all_backward_pre
-        or "forward" in module.__dict__
-        or module._compiled_call_impl is not None
-    )
 
 
 def normalizes_batch(norm: _BatchNorm, x: Tensor) -> bool:
