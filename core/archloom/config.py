@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 from .documents import plain
 from .errors import ConfigError, nearest, shown
 from .functions import with_function_files
+from .processes import MOST
 
 
 def refuse_bool(value: Any) -> Any:
@@ -34,9 +35,6 @@ def refuse_bool(value: Any) -> Any:
 
 Int = Annotated[int, BeforeValidator(refuse_bool)]
 Float = Annotated[float, BeforeValidator(refuse_bool)]
-
-MOST = 1024
-"""Threads and processes that one machine is asked for at most; more would end it while it works, not before."""
 
 
 class _Strict(BaseModel):

@@ -26,6 +26,9 @@ from .errors import ArchloomError, ConfigError, RunError
 _NAME = "archloom worker"
 _UNGUARDED = 78  # how a worker ends that the caller's script started a second time
 
+MOST = 1024
+"""Threads and processes that one machine is asked for at most; more would end it while it works, not before."""
+
 Say = Callable[[str, float | None], None]
 """What a task calls as it goes: what it does now, and for how many seconds it may."""
 

@@ -10,12 +10,11 @@ from typing import Annotated
 from pydantic import Field
 
 from archloom.architecture import Architecture
-from archloom.config import MOST
 from archloom.errors import SearchError
 from archloom.estimator import FULL, Fidelity
 from archloom.job import Job
 from archloom.measuring import Measurer, Outcome
-from archloom.processes import Processes, Say, WorkerLost
+from archloom.processes import MOST, Processes, Say, WorkerLost
 
 
 class Workers:

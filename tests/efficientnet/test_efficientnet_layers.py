@@ -14,7 +14,7 @@ SHAPES = [(4, 6, 5, 7), (2, 3, 1, 1), (1, 4, 3, 2)]
 
 def without_kernels(monkeypatch):
     """The layers' own operations, whether or not anything was compiled."""
-    monkeypatch.setattr(layers.kernels, "status", lambda: Status("python", frozenset(), {}))
+    monkeypatch.setattr(kernels, "status", lambda: Status("python", frozenset(), {}))
 
 
 def norm_for(channels, dtype=torch.float64):

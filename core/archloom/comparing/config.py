@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ..config import MOST, Float, Int, Part, PartLike, SearchConfig, explain, parse_config
+from ..config import Float, Int, Part, PartLike, SearchConfig, explain, parse_config
 from ..config_files import located, override
 from ..defaults import default, named
 from ..documents import plain, read_yaml
 from ..errors import ConfigError, nearest, shown
 from ..objective import exact
 from ..plugins import Host
+from ..processes import MOST
 
 _ELSEWHERE = {
     "strategy": "name each of them under 'strategies'",

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..config import DEFAULT, MOST, Int, ModelConfig, Part, PartLike, _Strict, parse
+from ..config import DEFAULT, Int, ModelConfig, Part, PartLike, _Strict, parse
 from ..config_files import located, override, read_yaml
+from ..processes import MOST
 
 
 class RankConfig(_Strict):

@@ -12,6 +12,7 @@ checkpoint.py    what is kept, so that a training goes on to the bit
 """
 
 from ..metrics import topk_of
+from ..run import load_checkpoint
 from .loop import Epoch, train
 from .optimization import build_optimizer, parameter_groups
 from .precision import Precision, check_finite, precision_context
@@ -33,6 +34,7 @@ __all__ = [
     "doubt",
     "evaluate",
     "learning_rate",
+    "load_checkpoint",
     "parameter_groups",
     "precision_context",
     "recalibrate_batchnorm",
