@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -466,3 +468,22 @@ def test_what_trains_without_having_said_so_is_told_the_way_out(factory):
     assert not registered(factory).shares_weights
     with pytest.raises(ConfigError, match="which trains a supernet, but its factory does not say so"):
         made_from(factory, "strategy")
+
+
+# -- nowhere by hand ----------------------------------------------------------------------------------------
+
+
+def places(name: str) -> set[str]:
+    """The modules of the core that call `name`."""
+    core = Path(archloom.__file__).parent
+    return {
+        path.relative_to(core).as_posix()
+        for path in core.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == name
+    }
+
+
+def test_what_parts_are_made_from_is_spelled_where_a_configuration_is_resolved_and_nowhere_else():
+    assert places("RunContext") == {"resolve.py", "ranking/plan.py", "testing/tiny.py"}
+    assert places("Context") == {"context.py"}, "what an estimate may use is a view of the run's context"
