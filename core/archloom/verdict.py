@@ -13,8 +13,9 @@ from typing import Any, Literal
 from torch import nn
 
 from .architecture import Architecture
-from .columns import ACCURACY, Judged, Tested, costs_of, judged_by
+from .columns import Judged, Tested, costs_of, judged_by
 from .groups import SAME_COST, Failure, Group, Summary, groups, judge, sentences
+from .metrics import scoring_of
 from .model import Model, assemble
 from .randomness import derive_seed, python_rng
 from .run import load_checkpoint
@@ -125,9 +126,9 @@ def train_from_scratch(
 
 
 def judged(task: Task) -> Judged:
-    """What the networks of a verdict are judged by: the first metric that the task declares, else accuracy."""
-    metric = next(iter(getattr(task, "metrics", ())), None)
-    return ACCURACY if metric is None else judged_by(metric.name, metric.unit, metric.direction)
+    """What the networks of a verdict are judged by: the task's first metric."""
+    metric = scoring_of(task).metrics[0]
+    return judged_by(metric.name, metric.unit, metric.direction)
 
 
 def _gap(price: float, target: float) -> float:
