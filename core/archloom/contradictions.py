@@ -122,6 +122,13 @@ def check_owned_head(given: SearchConfig, space: SearchSpace) -> None:
         )
 
 
+def _inputs(task: Task) -> str:
+    sizes = "x".join(map(str, task.shape))
+    return (
+        f"images are {sizes} (channels x height x width)" if len(task.shape) == 3 else f"inputs are {sizes}"
+    )
+
+
 def check_fit(
     config: SearchConfig, space: SearchSpace, task: Task, parts: ModelParts, *, supernet: bool
 ) -> None:
@@ -134,6 +141,6 @@ def check_fit(
         raise
     except (RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"space '{config.space.type}' does not fit task '{config.task and config.task.type}', whose images are "
-            f"{'x'.join(map(str, task.shape))} (channels x height x width): {error}"
+            f"space '{config.space.type}' does not fit task '{config.task and config.task.type}', whose "
+            f"{_inputs(task)}: {error}"
         ) from error

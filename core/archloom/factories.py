@@ -21,7 +21,7 @@ Kind = Literal["space", "strategy", "estimator", "executor", "task", "component"
 INJECTED: Mapping[Kind, tuple[str, ...]] = {
     "space": ("host",),
     "strategy": tuple(HANDED),
-    "estimator": ("host",),
+    "estimator": ("host", "task"),
     "executor": ("job", "measure"),
     "task": (),
     "component": ("in_channels", "num_classes"),

@@ -18,6 +18,7 @@ from .architecture import Architecture
 from .documents import read_json
 from .errors import ConfigError, shown
 from .latency_places import Geometry, Place, places
+from .latency_places import check_images as check_images
 from .model import ModelParts, evaluating
 from .randomness import python_rng, torch_rng
 from .surroundings import plainly

@@ -79,6 +79,15 @@ def places(
         return _places(space, shape, num_classes, parts or ModelParts(), device)
 
 
+def check_images(shape: tuple[int, ...]) -> None:
+    """A ConfigError where inputs of `shape` are no images, of which alone there are latency tables."""
+    if len(shape) != 3:
+        raise ConfigError(
+            f"latency tables are of images (channels, height, width), and these inputs have shape {shape}; measure "
+            "whole networks: estimator latency"
+        )
+
+
 def _places(
     space: Any, shape: tuple[int, ...], num_classes: int, parts: ModelParts, device: torch.device
 ) -> tuple[dict[str, dict[str, Place]], list[Place], dict[str, nn.Module]]:
@@ -87,10 +96,7 @@ def _places(
             f"a latency table sums the layers of a chain, and {type(space).__name__} has no 'candidate' and 'around'; "
             "measure whole networks: estimator latency"
         )
-    if len(shape) != 3:
-        raise ConfigError(
-            f"latency tables are of images (channels, height, width), and these inputs have shape {shape}"
-        )
+    check_images(shape)
     parts = replace(
         parts, loss=nn.CrossEntropyLoss
     )  # which takes no time here, and fits any number of outputs

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import torch
@@ -162,6 +162,13 @@ class Totals:
                 value = value.double() if value.is_floating_point() else value
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
+    def over(self, add: Callable[[Tensor], Tensor]) -> Totals:
+        """Those of all ranks: `add` sums a tensor over them."""
+        whole = Totals(self.scoring)
+        for name, value in self.sums.items():
+            whole.sums[name] = add(value if isinstance(value, Tensor) else torch.tensor(float(value)))
+        return whole
+
     def values(self) -> dict[str, float]:
         """The metrics; a TaskError where nothing was added."""
         if not self.sums:
@@ -178,6 +185,12 @@ class Totals:
 def outputs_beyond_classes(task: Any) -> tuple[int, ...] | None:
     """The shape of one output of a task that is not of classes; None of one that is."""
     return tuple(task.outputs) if hasattr(task, "metrics") else None
+
+
+def said_of_main(task: Any) -> dict[str, str] | None:
+    """The main metric as events carry it: name, unit, direction; None for accuracy, which they need not say."""
+    metric = None if task is None else scoring_of(task).metrics[0]
+    return None if metric in (None, ACCURACY) else asdict(metric)
 
 
 RESERVED = ("lr", "seconds", "images_per_second", "recalibrated")

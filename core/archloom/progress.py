@@ -37,6 +37,10 @@ def _check(console: Console) -> None:
         raise stream.lost
 
 
+NONE_TRAINED = (float("-inf"), 0, 0.0)
+"""Of a training without an epoch: the best score by validation, minus its epoch, and the metric's value."""
+
+
 class _Following:
     """What lines and bars both do: follow the events, and know where the run stands."""
 
@@ -44,7 +48,8 @@ class _Following:
         self.console, self.standing = console, Standing()
         self.objectives: list[Mapping[str, str]] = []
         self.budget: Mapping[str, float | None] = {}
-        self.trainings, self.trained_best = 0, (float("-inf"), 0)  # (validation accuracy, its epoch)
+        self.trainings, self.trained_best = 0, NONE_TRAINED
+        self.main: Mapping[str, str] = {"name": "accuracy", "unit": "%", "direction": "max"}
         self.searching: Pace | None = None
         self.paces: dict[str, Pace] = {}
         self.now = self.before = time.monotonic()  # when this event came, and the one before it
@@ -52,6 +57,7 @@ class _Following:
     def follow(self, event: Event) -> bool:
         """Take in an event; whether it gave a new best."""
         self.before, self.now = self.now, time.monotonic()
+        self.main = event.get("main", self.main)
         if event["event"] == "start":
             self.objectives, self.budget = event.get("objectives", []), event.get("budget", {})
             self.standing = Standing(**event.get("so_far", {}))
@@ -65,10 +71,12 @@ class _Following:
             self.searching.look(self.standing.share(self.budget) or 0.0)
         if event["event"] == "end" and self.trainings:
             self.paces["verdict"] = Pace(self.standing.trainings / self.trainings, self.now)
-        accuracy = event["metrics"].get("validation.accuracy") if event["event"] == "epoch" else None
-        if accuracy is not None:
-            earlier = self.trained_best if event["number"] > 1 else (float("-inf"), 0)
-            self.trained_best = max(earlier, (accuracy, -event["number"]))
+        name = f"validation.{self.main['name']}"
+        value = event["metrics"].get(name) if event["event"] == "epoch" else None
+        if value is not None:
+            earlier = self.trained_best if event["number"] > 1 else NONE_TRAINED
+            score = value if self.main["direction"] == "max" else -value
+            self.trained_best = max(earlier, (score, -event["number"], value))
         return best
 
     def pace(self, name: str, done: int, of: int) -> str:
@@ -91,8 +99,8 @@ class _Following:
 
     def best_epoch(self) -> str:
         """The epoch that validates best so far."""
-        accuracy, epoch = self.trained_best
-        return f"best so far: validation.accuracy {accuracy:.4g} (epoch {-epoch})" if epoch else ""
+        _, epoch, value = self.trained_best
+        return f"best so far: validation.{self.main['name']} {value:.4g} (epoch {-epoch})" if epoch else ""
 
     def counted(self) -> str:
         """n of total, as far as the total is known."""
@@ -159,16 +167,20 @@ class Lines(_Following):
     def _final(self, event: Event) -> None:
         done, total = self.standing.trainings, max(self.standing.trainings, self.trainings)
         left = self.pace("verdict", done, total)
-        self._print(f"training {done} of {total}: {_short(event['name'])}", _outcome(event), left)
+        self._print(f"training {done} of {total}: {_short(event['name'])}", _outcome(event, self.main), left)
 
     def _print(self, *parts: str) -> None:
         self.printed_at = time.monotonic()
         self.console.print("   ".join(filter(None, parts)))
 
 
-def _outcome(event: Event) -> str:
-    accuracy = event.get("metrics", {}).get("test.accuracy")
-    return f"failed: {event.get('error')}" if accuracy is None else f"test top-1 {accuracy:.2f} %"
+def _outcome(event: Event, main: Mapping[str, str]) -> str:
+    value = event.get("metrics", {}).get(f"test.{main['name']}")
+    if value is None:
+        return f"failed: {event.get('error')}"
+    if main["name"] == "accuracy":
+        return f"test top-1 {value:.2f} %"
+    return f"test {main['name']} {quantity(value, main['unit'])}"
 
 
 def _worth(n: int) -> bool:
@@ -267,7 +279,7 @@ class Bars(_Following):
         self.paces.pop("training", None)
         done, total = self.standing.trainings, max(self.standing.trainings, self.trainings)
         self._step("verdict", done, total)
-        self._note("now", f"{_short(event['name'])}: {_outcome(event)}")
+        self._note("now", f"{_short(event['name'])}: {_outcome(event, self.main)}")
 
     def _step(self, key: str, done: int, of: int, name: str = "") -> None:
         self.pace(key, done, of)

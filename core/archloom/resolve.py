@@ -18,6 +18,7 @@ from .estimator import Context, Estimator, Metric
 from .factories import WITHOUT_FIT, Entry, Kind
 from .hypervolume import check_reference
 from .measuring import Measurer, Watch, unwatched
+from .metrics import check_scoring
 from .model import GlobalAverage, LinearHead, ModelParts
 from .objective import Constraint, Objective, Picking
 from .plugins import Host
@@ -107,7 +108,8 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
     method, strategy = _who(config, host)
     _check_options(config, host)  # all of them before anything is made, which takes time and libraries
     space = make(host, "space", config.space)
-    estimators = [make(host, "estimator", part) for part in config.estimators]
+    task = None if config.task is None else make(host, "task", config.task)
+    estimators = [make(host, "estimator", part, task=task) for part in config.estimators]
     part = executor_of(config, host)
     where = host.get("executor", part.type)
     executor = Maker(where, where.validate(part.options))
@@ -124,7 +126,7 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
         config=config,
         host=host,
         space=space,
-        task=None if config.task is None else make(host, "task", config.task),
+        task=task,
         parts=model_parts(host, config.model),
         estimators=estimators,
         metrics=metrics,
@@ -268,20 +270,26 @@ def _head(host: Host, part: Part) -> Callable[[int, int], nn.Module]:
     return head
 
 
-def make(host: Host, kind: Kind, part: Part | str | Mapping[str, Any], where: str = "") -> Any:
+def make(
+    host: Host, kind: Kind, part: Part | str | Mapping[str, Any], where: str = "", **available: Any
+) -> Any:
     """The object that a part of a configuration means: `make(host, "task", "digits")`, or {"type": ..., option: ...}.
 
-    where: what a message calls a part that cannot be meant; its kind, if nothing is said.
+    where: what a message calls a part that cannot be meant; its kind, if nothing is said. available: what is handed to
+    its factory besides the host.
     """
     part = parse_part(part, where or kind)
     entry = host.get(kind, part.type)
     options = entry.validate(part.options)
     try:
-        return entry.make(options, host=host)
+        made = entry.make(options, host=host, **available)
     except ArchloomError:
         raise
     except Exception as error:
         raise ConfigError(f"{kind} '{part.type}' cannot be made: {type(error).__name__}: {error}") from error
+    if kind == "task":
+        check_scoring(made)
+    return made
 
 
 def _who(config: SearchConfig, host: Host) -> tuple[Maker | None, Maker | None]:

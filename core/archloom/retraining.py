@@ -178,8 +178,7 @@ class _Tell:
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch, as an event."""
-        numbers = {"number": epoch.number, "of": epoch.of, "metrics": dict(epoch.metrics)}
-        self({"event": "epoch", "name": "retrain", **numbers})
+        self({"event": "epoch", "name": "retrain", **epoch.to_json()})
 
 
 def _leave_nothing(folder: Path, before: set[Path] | None) -> None:

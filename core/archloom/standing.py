@@ -67,13 +67,16 @@ def announced(
     objectives: Sequence[Mapping[str, str]],
     budget: Mapping[str, float | None],
     trainings: int,
+    main: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """A search's `start`, with what a display needs to know besides: `objectives` (name, unit), `budget`, how many
-    `trainings` the verdict holds, and where the `events` of its log stand, as `so_far`."""
+    `trainings` the verdict holds, the `main` metric (name, unit, direction) where it is not accuracy, and where the
+    `events` of its log stand, as `so_far`."""
     standing = Standing()
     for one in events:
         standing.take(one, objectives)
     extras = {"objectives": list(objectives), "budget": dict(budget), "trainings": trainings}
+    extras |= {} if main is None else {"main": dict(main)}
     return {**event, **extras, "so_far": asdict(standing)}
 
 

@@ -330,7 +330,7 @@ def batches(
             chosen = torch.tensor(group)
             x = inputs.index_select(0, chosen)
             yield (
-                x.to(device, memory_format=_layout(x, channels_last)),
+                x.to(device, memory_format=layout_of(x, channels_last=channels_last)),
                 targets.index_select(0, chosen).to(device),
             )
         return
@@ -345,7 +345,7 @@ def batches(
     try:
         for x, y in loader:
             yield (
-                x.to(device, non_blocking=True, memory_format=_layout(x, channels_last)),
+                x.to(device, non_blocking=True, memory_format=layout_of(x, channels_last=channels_last)),
                 y.to(device, non_blocking=True),
             )
     except (TaskError, RuntimeError, OSError) as error:
@@ -355,6 +355,6 @@ def batches(
         raise explained from None
 
 
-def _layout(x: Tensor, channels_last: bool) -> torch.memory_format:
+def layout_of(x: Tensor, *, channels_last: bool = True) -> torch.memory_format:
     """Of a batch in memory: only images (N, C, H, W) have their channels last."""
     return torch.channels_last if channels_last and x.ndim == 4 else torch.contiguous_format

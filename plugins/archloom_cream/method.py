@@ -18,6 +18,7 @@ from torch.utils.data import Subset
 from archloom.architecture import Architecture
 from archloom.context import RunContext
 from archloom.errors import ConfigError, SearchError
+from archloom.metrics import refuse_other
 from archloom.model import assemble_shared
 from archloom.randomness import derive_seed, forked_rng, python_rng
 from archloom.space import side_of
@@ -88,6 +89,7 @@ class Cream:
         numbers = {"board": board, "slices": slices, "meta_every": meta_every, "unit_steps": unit_steps}
         numbers |= {"board_images": board_images, "recalibration": recalibration}
         check_options(epochs, start_epoch, lr, momentum, macs, numbers)
+        refuse_other(context.task, "the method 'cream', whose paths teach one another by their logits")
         self.context, self.space, self.task = context, context.space, context.task
         self.seed, self.ranks, self.device = context.seed, context.ranks, context.device
         self.epochs, self.start_epoch, self.batch_size = epochs, start_epoch, batch_size

@@ -1,4 +1,5 @@
-"""Accuracy on the validation split: of a network trained for the purpose, or cut out of a supernet."""
+"""The task's main metric on the validation split, accuracy for classes: of a network trained for the purpose, or cut
+out of a supernet."""
 
 from __future__ import annotations
 
@@ -13,10 +14,11 @@ from typing import Any, Literal
 from archloom.architecture import Architecture
 from archloom.errors import CheckpointError, ConfigError
 from archloom.estimator import FULL, INHERITED, TRAINING, Context, Metric
+from archloom.metrics import ACCURACY, Classification, scoring_of
 from archloom.model import Model
 from archloom.run import load_checkpoint
 from archloom.space import side_of
-from archloom.task import batches
+from archloom.task import Task, batches
 from archloom.training import GAP, Recipe, by_chance, doubt, evaluate, recalibrate_batchnorm, train
 
 logger = logging.getLogger("archloom")
@@ -24,8 +26,16 @@ logger = logging.getLogger("archloom")
 CHECKPOINT = "training.pt"  # what `train` keeps in its folder
 
 
+def _main(task: Task | None, fidelity: str) -> Metric:
+    """The task's main metric at a fidelity; accuracy's where the task is not said."""
+    main = ACCURACY if task is None else scoring_of(task).metrics[0]
+    return Metric(f"{main.name}.{fidelity}", main.unit, main.direction)
+
+
 class TrainedAccuracy:
-    """Top-1 in % after training from scratch for `epochs` epochs by a plain recipe (SGD, cosine).
+    """The main metric after training from scratch for `epochs` epochs by a plain recipe (SGD, cosine): top-1 in %.
+
+    That is a classifier's; of a task that declares its metrics it is the first of them.
 
     At a lower fidelity the same training stops earlier, with the learning rate that the whole one has there; at a
     higher one it goes on from its checkpoint. recalibrate: as in a recipe, BatchNorm's statistics are taken anew
@@ -37,6 +47,7 @@ class TrainedAccuracy:
 
     def __init__(
         self,
+        task: Task | None = None,
         *,
         epochs: int = 5,
         batch_size: int = 64,
@@ -48,6 +59,7 @@ class TrainedAccuracy:
             epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, recalibrate=recalibrate
         )
         self.epochs = float(epochs)
+        self.metrics = (_main(task, "trained"),)
         self._guessed: int | None = 0  # at chance so far; None once a network has learned
         self._said, self._noted = False, False
 
@@ -71,18 +83,19 @@ class TrainedAccuracy:
             model = context.assemble(architecture)
             trained = self._train(model, architecture, context, last, folder)
         data: Any = context.task.dataset("validation", resolution=resolution)
-        classes = len(context.task.classes)
-        judged = evaluate(model, batches(data, 512, device=context.device), classes, context.precision)
+        scoring = scoring_of(context.task)
+        main = scoring.metrics[0].name
+        judged = evaluate(model, batches(data, 512, device=context.device), context.task, context.precision)
         if folder is not None and last == self.recipe.epochs:
             shutil.rmtree(folder, ignore_errors=True)  # nothing goes on from a training that is complete
-        if trained is not None:
-            self._warn(trained, judged["accuracy"], classes, len(data))
-        return {"accuracy.trained": judged["accuracy"]}
+        if trained is not None and isinstance(scoring, Classification):
+            self._warn(trained, judged[main], scoring.classes, len(data))
+        return {self.metrics[0].name: judged[main]}
 
     def _train(
         self, model: Model, architecture: Architecture, context: Context, last: int, folder: Path | None
     ) -> float | None:
-        """Train up to an epoch; the training accuracy of the last one that was trained now."""
+        """Train up to an epoch; the main metric on the training data in the last one that was trained now."""
         shape, trained = context.shape(architecture), None
         for epoch in train(
             model,
@@ -97,12 +110,13 @@ class TrainedAccuracy:
             until=last,
             network=json.dumps(architecture.to_json(), sort_keys=True),
         ):
-            trained = epoch.metrics["accuracy"]
+            trained = epoch.metrics[scoring_of(context.task).metrics[0].name]
             if not self._noted and "recalibrated" in epoch.metrics:
                 self._noted = True
                 logger.info(
-                    "accuracy.trained: after %d epochs BatchNorm's running statistics have not settled; they are taken "
+                    "%s: after %d epochs BatchNorm's running statistics have not settled; they are taken "
                     "anew from %d training images (recalibrate: %s)",
+                    self.metrics[0].name,
                     *(epoch.number, epoch.metrics["recalibrated"], self.recipe.recalibrate),
                 )
         return trained
@@ -135,7 +149,8 @@ def _done(folder: Path) -> int:
 
 
 class InheritedAccuracy:
-    """Top-1 in % with a supernet's weights, cut out as a network of its own, BatchNorm recalibrated there.
+    """The main metric with a supernet's weights, cut out as a network of its own, BatchNorm recalibrated there: top-1
+    in %, or the first of those that the task declares.
 
     batches: validation batches to judge on (None: all). recalibration: batches of the weights split, without
     augmentation, that BatchNorm's statistics are taken from (0: the supernet's are kept).
@@ -144,7 +159,15 @@ class InheritedAccuracy:
     metrics = (Metric("accuracy.inherited", "%", "max"),)
     expense, needs = INHERITED, ("supernet",)
 
-    def __init__(self, *, batches: int | None = None, recalibration: int = 8, batch_size: int = 128) -> None:
+    def __init__(
+        self,
+        task: Task | None = None,
+        *,
+        batches: int | None = None,
+        recalibration: int = 8,
+        batch_size: int = 128,
+    ) -> None:
+        self.metrics = (_main(task, "inherited"),)
         self.batches, self.recalibration, self.batch_size = batches, recalibration, batch_size
 
     def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
@@ -161,7 +184,7 @@ class InheritedAccuracy:
         judged = evaluate(
             model,
             islice(batches(held_out, self.batch_size, device=context.device), self.batches),
-            len(context.task.classes),
+            context.task,
             context.precision,
         )
-        return {"accuracy.inherited": judged["accuracy"]}
+        return {self.metrics[0].name: judged[scoring_of(context.task).metrics[0].name]}

@@ -8,11 +8,12 @@ import torch
 
 from archloom.architecture import Architecture
 from archloom.estimator import INHERITED, STATIC, Context, Metric
-from archloom.latency import LatencyTable, build_table, measure, table_name
+from archloom.latency import LatencyTable, build_table, check_images, measure, table_name
+from archloom.metrics import num_outputs
 from archloom.model import ModelParts
 from archloom.randomness import torch_rng
 from archloom.space import SearchSpace
-from archloom.task import Task
+from archloom.task import Task, layout_of
 
 
 class MeasuredLatency:
@@ -36,7 +37,7 @@ class MeasuredLatency:
         model = context.assemble(architecture).to(memory_format=torch.channels_last)
         generator = torch_rng(context.seed, "latency")
         images = torch.randn(self.batch, *context.shape(architecture), generator=generator)
-        images = images.to(context.device, memory_format=torch.channels_last)
+        images = images.to(context.device, memory_format=layout_of(images))
         timing = measure(model, images, device=context.device, runs=self.runs, warmup=self.warmup)
         return {
             "latency.measured": timing.median,
@@ -63,8 +64,9 @@ class TableLatency:
 
     def check(self, space: SearchSpace, task: Task, model: ModelParts) -> None:
         """Refuse a table of another space, or of images of another size."""
+        check_images(tuple(task.shape))
         if self.given is not None:
-            self.given.check(space, (*task.shape,), len(task.classes), model)
+            self.given.check(space, (*task.shape,), num_outputs(task), model)
 
     def estimate(self, architecture: Architecture, context: Context) -> Mapping[str, float]:
         return {"latency.table": self._table(context).latency(architecture)}
@@ -83,7 +85,7 @@ class TableLatency:
         table = build_table(
             context.space,
             (*context.task.shape,),
-            len(context.task.classes),
+            num_outputs(context.task),
             parts=context.model,
             device=context.device,
             batch=self.batch,

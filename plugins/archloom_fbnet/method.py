@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from archloom.architecture import Architecture
 from archloom.drawing import own_rng
 from archloom.errors import ConfigError, SearchError, SpaceError
+from archloom.metrics import Classification, Totals, num_outputs, scoring_of
 from archloom.mixing import Mixture
 from archloom.model import Model, ModelParts, assemble_shared
 from archloom.randomness import derive_seed, forked_rng, python_rng, torch_rng
@@ -149,6 +150,7 @@ class FBNet:
         steps = {phase: max(1, len(data) // batch_size) for phase, data in self.data.items()}
         self.plan = spans(epochs, steps, unit_steps, self.phases)
         self.done = 0
+        self._seen = Totals(scoring_of(task))  # by the running pass
         self._proposed: list[Architecture] = []
 
     # -- training -----------------------------------------------------------------------------------
@@ -181,6 +183,7 @@ class FBNet:
             device=self.device,
         )
         totals = torch.zeros(3, device=self.device)
+        self._seen = Totals(scoring_of(self.task))
         self.stillness.begin()
         # dropout in a head draws from global state
         with self.still(unit.phase), forked_rng(self.seed, "fit", unit.before):
@@ -195,12 +198,20 @@ class FBNet:
             f"{unit.phase}.ce": ce,
             # a loss beyond what a number holds is no number to write down
             **({f"{unit.phase}.loss": loss} if math.isfinite(loss) else {}),
-            f"{unit.phase}.accuracy": 100 * correct,
+            **self._figures(unit.phase, correct),
             "temperature": tau,
             "lr": self.weight_optimizer.param_groups[0]["lr"],
             "theta.entropy": self.entropy(),
             f"cost.expected_{self.costs.unit}": self.mean_cost(),
         }
+
+    def _figures(self, phase: Phase, correct: float) -> dict[str, float]:
+        """The main metric of a pass: accuracy from the share of correct images, another one from its totals."""
+        scoring = self._seen.scoring
+        if isinstance(scoring, Classification):
+            return {f"{phase}.accuracy": 100 * correct}
+        main = scoring.metrics[0].name
+        return {f"{phase}.{main}": self._seen.over(self.ranks.sum).values()[main]}
 
     def _step(self, x: Tensor, y: Tensor, phase: Phase, tau: float, step: int) -> Tensor:
         """One optimizer step; (CE, loss, share of correct images), averaged over the ranks."""
@@ -210,7 +221,7 @@ class FBNet:
         generator = torch_rng(self.seed, "gumbel", step)
         ce, loss, logits = self.losses(x, y, self.masks(tau, generator), phase)
         with torch.no_grad():
-            correct = (logits.argmax(1) == y).float().mean()
+            correct = self._correct(logits, y)
             measured = self.ranks.average(torch.stack([ce.detach().float(), loss.detach().float(), correct]))
         if not bool(measured.isfinite().all()):
             raise SearchError(
@@ -223,6 +234,13 @@ class FBNet:
         self.scaler.step(optimizer)
         self.scaler.update()
         return measured
+
+    def _correct(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The share of correct images; of a task without classes 0, and its totals are kept."""
+        if isinstance(self._seen.scoring, Classification):
+            return (logits.argmax(1) == y).float().mean()
+        self._seen.add(logits.float(), y)
+        return torch.zeros((), device=self.device)
 
     def masks(self, tau: float, generator: torch.Generator | None) -> dict[str, Mixture]:
         """m_l of every layer, each from its own Gumbel noise  (eq. 8)."""
@@ -341,8 +359,8 @@ class FBNet:
                 raise ConfigError("a table is of latencies; leave it out, or use cost='latency'")
             return counted_costs(self.supernet, shape, unit)
         if table is not None:
-            return given_costs(table, self.space, shape, len(self.task.classes), parts, unit)
-        return measured_costs(self.space, shape, len(self.task.classes), parts, self.device, recorded, unit)
+            return given_costs(table, self.space, shape, num_outputs(self.task), parts, unit)
+        return measured_costs(self.space, shape, num_outputs(self.task), parts, self.device, recorded, unit)
 
 
 def _one_of(p: Sequence[float], rng: random.Random) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import archloom
 from archloom.hookspecs import Register
-from archloom.model import GlobalAverage
+from archloom.model import GlobalAverage, SeriesAverage
 
 from . import focal, losses
 from .backbones import TimmBackbone, TorchvisionBackbone
@@ -22,6 +22,7 @@ def register_components(register: Register) -> None:
     register("neck.Identity", Identity)
     register("neck.GlobalAverage", GlobalAverage, default=True)
     register("neck.GlobalAveragePooling", GlobalAverage)
+    register("neck.SeriesAverage", SeriesAverage)
     register("neck.GeneralizedMean", GeneralizedMean)
     register("head.LinearHead", linear_head, default=True)
     register("head.LinearClsHead", LinearClsHead)
@@ -31,4 +32,5 @@ def register_components(register: Register) -> None:
     register("loss.FocalLoss", focal.FocalLoss)
     register("loss.SoftmaxFocalLoss", focal.SoftmaxFocalLoss)
     register("loss.L1Loss", losses.L1Loss)
+    register("loss.MSELoss", losses.MSELoss)
     register("loss.DistillationLoss", losses.distillation_loss)

@@ -178,6 +178,19 @@ class L1Loss(Weighted):
         return l1(pred, target, **how)
 
 
+@weighted_loss
+def squared(pred: Tensor, target: Tensor) -> Tensor:
+    """(pred - target)^2, of their shape; labels (N,) stand for rows of zeros with a one."""
+    return (pred - one_hot(target, pred)) ** 2
+
+
+class MSELoss(Weighted):
+    """(prediction - target)^2; labels (N,) stand for rows of zeros with a one."""
+
+    def terms(self, pred: Tensor, target: Tensor, **how: Any) -> Tensor:
+        return squared(pred, target, **how)
+
+
 class DistillationLoss(nn.Module):
     """(1 - alpha) CE(labels) + alpha T^2 KL(teacher || pupil): knowledge distillation (arXiv 1503.02531).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,8 +22,11 @@ from ..console import (
     warn,
 )
 from ..errors import ConfigError
-from ..standing import number
+from ..standing import number, quantity
 from .export import SourceArgument
+
+if TYPE_CHECKING:
+    from ..trained import Trained
 
 Weights = Annotated[Path | None, typer.Option(help="A weights file; default: the source's.")]
 TaskName = Annotated[str | None, typer.Option(help="A task by name; default: the source's.")]
@@ -61,6 +64,7 @@ def evaluate(
     from ..judging.evaluation import check_words
     from ..judging.evaluation import evaluate as run_evaluate
     from ..judging.page import write_evaluation
+    from ..metrics import Classification
     from ..trained import open_trained
 
     check_words(split, tta)
@@ -76,6 +80,9 @@ def evaluate(
         trust=trust,
         host=source_host(source, plugin, trust=trust),
     )
+    if not isinstance(trained.scoring, Classification) and images is None and ks is None and tta == "none":
+        _score(trained, split, precision, folder, as_json=as_json)
+        return
     found = run_evaluate(
         trained,
         split=split,
@@ -105,6 +112,26 @@ def evaluate(
             figures = (f"{value:.2f}" for value in (each.precision, each.recall, each.f1))
             by_class.add_row(each.name, *figures, f"{each.support:,}")
         out.print(by_class)
+
+
+def _score(trained: Trained, split: str, precision: str, folder: Path | None, *, as_json: bool) -> None:
+    """Judge by the metrics that the task declares."""
+    from ..judging.scores import score
+    from ..run import write_json
+
+    found = score(trained, split=split, precision=precision)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "evaluation.json", found.to_json())
+        err.print(f"written: {folder / 'evaluation.json'}")
+    if as_json:
+        print_json(found.to_json())
+        return
+    table = make_table("metric", split)
+    for name, value in found.values.items():
+        table.add_row(name, quantity(value, found.units[name]))
+    table.add_row("items", f"{found.items:,}")
+    out.print(table)
 
 
 def _numbers(text: str | None) -> list[int] | None:

@@ -36,6 +36,7 @@ def build(
     from ..defaults import default
     from ..folder import spare
     from ..latency import build_table
+    from ..metrics import num_outputs
     from ..resolve import device_of, make
     from ..run import write_json
 
@@ -53,7 +54,7 @@ def build(
     table = build_table(
         made,
         tuple(made_task.shape),
-        len(made_task.classes),
+        num_outputs(made_task),
         device=device_of(device),
         batch=batch,
         runs=runs,
@@ -142,11 +143,12 @@ def _same_table(space: Any, task: Any, device: Any, batch: int) -> Callable[[byt
     from ..documents import parse_json
     from ..errors import ConfigError
     from ..latency import LatencyTable, setting_of
+    from ..metrics import num_outputs
 
     def same(data: bytes) -> bool:
         try:
             table = LatencyTable.from_json(parse_json(data, "the file"))
-            table.check(space, tuple(task.shape), len(task.classes))
+            table.check(space, tuple(task.shape), num_outputs(task))
         except ConfigError:
             return False
         return table.setting == setting_of(device, batch)
@@ -166,11 +168,12 @@ def _is_check(data: bytes) -> bool:
 def _table(path: Path | None, space: Any, task: Any, device: Any, batch: int | None, runs: int) -> Any:
     """The table from the file, checked to hold for this space and setting; without a file one measured now."""
     from ..latency import LatencyTable, build_table
+    from ..metrics import num_outputs
 
     if path is None:
-        shape, classes = tuple(task.shape), len(task.classes)
+        shape, classes = tuple(task.shape), num_outputs(task)
         return build_table(space, shape, classes, device=device, batch=batch or 1, runs=runs)
-    known = LatencyTable.read(path).check(space, tuple(task.shape), len(task.classes))
+    known = LatencyTable.read(path).check(space, tuple(task.shape), num_outputs(task))
     _same_setting(known.setting, device, batch or known.setting.batch)
     return known
 

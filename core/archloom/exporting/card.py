@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import yaml
 from ..cost import MACS, count
 from ..documents import read_json, read_mapping
 from ..environment import commit, versions
+from ..metrics import Classification
 from ..run import write_atomically
 from ..trained import Trained
 
@@ -29,7 +30,11 @@ def facts_of(trained: Trained, file: str, format: str, batch: int | None) -> dic
         "file": file,
         "kind": format,
         "input": {"name": "images", "shape": [batch or "batch", *trained.shape], "dtype": "float32"},
-        "output": {"name": "logits", "shape": [batch or "batch", len(trained.classes)], "dtype": "float32"},
+        "output": {
+            "name": _outputs(trained),
+            "shape": [batch or "batch", *trained.scoring.outputs],
+            "dtype": "float32",
+        },
         "classes": list(trained.classes),
         "preprocessing": preprocessing(trained),
         "network": dict(trained.source.document),
@@ -88,13 +93,15 @@ def write_card(path: Path, trained: Trained, facts: Mapping[str, Any]) -> None:
     """README.md: a model card with the metadata that model hubs read, and what a user must know."""
     metrics = facts["metrics"]
     head: dict[str, Any] = {
-        "tags": ["image-classification", "archloom"] + (["timm"] if facts["kind"] == "timm" else []),
+        "tags": ["archloom"],
         "library_name": "timm" if facts["kind"] == "timm" else "archloom",
-        "pipeline_tag": "image-classification",
     }
+    if classifies_images(trained):
+        more = ["timm"] if facts["kind"] == "timm" else []
+        head |= {"tags": ["image-classification", "archloom", *more], "pipeline_tag": "image-classification"}
     rows = [
         ("input", f"`images`, float32, {' x '.join(map(str, facts['input']['shape']))}"),
-        ("output", f"`logits`, float32, {' x '.join(map(str, facts['output']['shape']))}"),
+        ("output", f"`{facts['output']['name']}`, float32, {' x '.join(map(str, facts['output']['shape']))}"),
         ("params", f"{facts['params']:,}"),
         ("MACs", f"{facts['macs']:,} ({MACS})"),
         *((name, f"{value:.4g}") for name, value in metrics.items()),
@@ -104,17 +111,15 @@ def write_card(path: Path, trained: Trained, facts: Mapping[str, Any]) -> None:
     text = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {facts['name']}",
-        "An image classifier, found, trained or exported with archloom.",
+        f"{_kind(trained)}, found, trained or exported with archloom.",
         "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]),
         "## Classes",
-        ", ".join(f"{number}: {name}" for number, name in enumerate(trained.classes))
-        if len(trained.classes) <= 100
-        else f"{len(trained.classes)} classes; their names are in config.json.",
-        "## Images",
+        _told_classes(trained.classes),
+        "## Images" if len(trained.shape) == 3 else "## Inputs",
         _told_preprocessing(facts["preprocessing"]),
         "## Check",
         f"`{facts['file']}` was read back and compared with the network on {check['images']} images "
-        f"({check['of']}): its logits differ by at most {check['largest_difference']:.2g}.",
+        f"({check['of']}): its {facts['output']['name']} differ by at most {check['largest_difference']:.2g}.",
         "## Where it is from",
         ", ".join(
             [f"source `{source['source']}`", source["date"]]
@@ -128,6 +133,32 @@ def write_card(path: Path, trained: Trained, facts: Mapping[str, Any]) -> None:
         "Put it above, too: `license: ...`.",
     ]
     write_atomically(path, ("\n\n".join(text) + "\n").encode())
+
+
+def classifies_images(trained: Trained) -> bool:
+    """Whether its inputs are images and its outputs logits of classes."""
+    return len(trained.shape) == 3 and isinstance(trained.scoring, Classification)
+
+
+def _outputs(trained: Trained) -> str:
+    return "logits" if isinstance(trained.scoring, Classification) else "outputs"
+
+
+def _kind(trained: Trained) -> str:
+    if classifies_images(trained):
+        return "An image classifier"
+    inputs = {3: "images", 2: "series"}.get(len(trained.shape), "inputs")
+    return (
+        f"A classifier of {inputs}" if trained.classes else f"A network that takes {inputs} and gives numbers"
+    )
+
+
+def _told_classes(classes: Sequence[str]) -> str:
+    if not classes:
+        return "None: its outputs are numbers."
+    if len(classes) > 100:
+        return f"{len(classes)} classes; their names are in config.json."
+    return ", ".join(f"{number}: {name}" for number, name in enumerate(classes))
 
 
 def _told_preprocessing(told: Mapping[str, Any] | None) -> str:

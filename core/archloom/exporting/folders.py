@@ -13,12 +13,13 @@ import yaml
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import ExportError
+from ..errors import ConfigError, ExportError
 from ..run import write_atomically, write_json
 from ..source import open_source
 from ..trained import Trained
 from ..trust import keep
 from ..weights import header_of, load_weights
+from .card import classifies_images
 from .checking import compare, following, logits_of, needed
 from .inputs import compare_as_files
 
@@ -65,6 +66,8 @@ def write_timm(
     trained: Trained, path: Path, images: Tensor, wanted: Tensor, facts: Mapping[str, Any]
 ) -> float:
     """timm's own layout: config.json and model.safetensors, for `timm.create_model("local-dir:FOLDER")`."""
+    if not classifies_images(trained):
+        raise ConfigError("the format 'timm' is of image classifiers; take safetensors, or a graph (onnx)")
     timm = needed("timm", "timm", "the format 'timm'")
     from .. import timm_models
 

@@ -30,11 +30,12 @@ def write_onnx(
     batch: int | None,
     facts: Mapping[str, Any],
 ) -> float:
-    """ONNX, input `images` (N, C, H, W), output `logits` (N, classes); the facts are its metadata.
+    """ONNX, input `images` (N, C, H, W), output `logits` (N, classes), `outputs` where they are no classes'; the facts
+    are its metadata.
 
     Checked by onnx.checker, and run by onnxruntime.
     """
-    why = "the format 'onnx'"
+    why, output = "the format 'onnx'", str(facts["output"]["name"])
     onnx, runtime = (needed(name, "export", why) for name in ("onnx", "onnxruntime"))
     needed("onnxscript", "export", why)
     with following("an ONNX file"), _silent("torch.onnx", "onnxscript", "onnx_ir"):
@@ -43,7 +44,7 @@ def write_onnx(
             (_example(images, batch),),
             dynamo=True,
             input_names=["images"],
-            output_names=["logits"],
+            output_names=[output],
             dynamic_shapes=_dynamic(batch),
             external_data=False,
             verbose=False,
@@ -61,8 +62,8 @@ def write_onnx(
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(part: Tensor) -> Tensor:
-        (logits,) = session.run(["logits"], {"images": part.numpy()})
-        return torch.from_numpy(logits)
+        (found,) = session.run([output], {"images": part.numpy()})
+        return torch.from_numpy(found)
 
     return compare(run, images, wanted, batch, "the ONNX file, run by onnxruntime,")
 

@@ -22,6 +22,7 @@ from ..trained import Trained
 from ..training import precision_context
 from .images import labelled_files
 from .prediction import is_answer, opener
+from .scores import refuse_without_classes, refuse_without_images
 
 Augmentation = Literal["none", "flip", "crops"]
 AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "flip", "crops")
@@ -103,6 +104,9 @@ def evaluate(
     the folder that cannot be read, which otherwise are a TaskError. Of equal logits the first class counts, in all
     figures alike; NaN is a SearchError.
     """
+    refuse_without_classes(trained, "judging by classes")
+    if tta != "none" or images is not None:
+        refuse_without_images(trained, "test-time augmentation" if images is None else "a folder")
     wanted = _ks(topk, len(trained.classes))
     check_words(split, tta)
     unreadable: list[str] = []

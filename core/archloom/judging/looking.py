@@ -26,6 +26,7 @@ from ..trained import Trained
 from ..training import Recipe, learning_rate
 from .drawing import draw
 from .prediction import Prediction, opener
+from .scores import refuse_without_images
 
 SMALLEST = 224
 """Pixels that the shorter side of a picture has at least; small images are shown with their pixels enlarged."""
@@ -44,6 +45,7 @@ def class_activation(
 
     Grad-CAM (Selvaraju et al., ICCV 2017) at the backbone's last feature map. Returns image -> picture.
     """
+    refuse_without_images(trained, "a class-activation map")
     cam_of, folder = need_cam(), Path(folder)
     network = _Seen(trained.model).eval()
     target = _target(network, trained.shape)

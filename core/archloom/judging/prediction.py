@@ -16,6 +16,7 @@ from ..model import ranked
 from ..surroundings import plainly
 from ..trained import Trained
 from .images import image_input, reader
+from .scores import refuse_without_classes, refuse_without_images
 
 BATCH = 64
 
@@ -46,6 +47,7 @@ def predict(
     """
     if topk < 1:
         raise ConfigError(f"topk must be at least 1, not {topk}")
+    refuse_without_classes(trained, "prediction")
     open_image = opener(trained)
     count = min(topk, len(trained.classes))
     for start in range(0, len(paths), BATCH):
@@ -76,6 +78,7 @@ def predict(
 
 def opener(trained: Trained, resolution: int | None = None) -> Callable[[str | Path], Tensor]:
     """path -> (C, H, W): an image file as the network is given it, or as a square of another side."""
+    refuse_without_images(trained, "what is read from files")
     task = trained.needs_task("reading an image file")
     as_input, read = image_input(task, resolution or trained.resolution), reader(task)
     shape = trained.shape if resolution is None else (trained.shape[0], resolution, resolution)

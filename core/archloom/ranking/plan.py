@@ -18,6 +18,7 @@ from ..ranks import Ranks
 from ..resolve import Maker, device_of, make, model_parts
 from ..shared import offers
 from ..space import SearchSpace, draw, everything, size, violations
+from ..task import Task
 from .agreement import LEAST
 from .config import RankConfig
 
@@ -70,20 +71,21 @@ def make_plan(config: RankConfig, host: Host) -> Plan:
     """Look everything up, check every option, and draw the networks."""
     config = named(config, host)
     space: SearchSpace = make(host, "space", config.space)
-    truth: Estimator = make(host, "estimator", config.truth)
+    task: Task = make(host, "task", config.task)
+    truth: Estimator = make(host, "estimator", config.truth, task=task)
     if config.metric not in (known := [m.name for m in truth.metrics]):
         raise UnknownName("metric", config.metric, known, f"('{config.truth.type}' is the truth here.)")
     if "supernet" in getattr(truth, "needs", ()):
         raise ConfigError(f"'{config.truth.type}' needs a supernet, so it cannot be the truth")
     supernets = _supernets(config, host, space)
-    predictors = _predictors(config, host, supernets)
+    predictors = _predictors(config, host, supernets, task)
     plan = Plan(
         config,
         host,
         truth,
         supernets,
         predictors,
-        _context(config, host, space, [truth, *(predictor.estimator for predictor in predictors)]),
+        _context(config, host, space, task, [truth, *(predictor.estimator for predictor in predictors)]),
         _networks(config, space, truth),
     )
     names = [name for predictor in plan.predictors for name in plan.names(predictor)]
@@ -97,13 +99,13 @@ def make_plan(config: RankConfig, host: Host) -> Plan:
 
 
 def _context(
-    config: RankConfig, host: Host, space: SearchSpace, estimators: Sequence[Estimator]
+    config: RankConfig, host: Host, space: SearchSpace, task: Task, estimators: Sequence[Estimator]
 ) -> RunContext:
     """What supernets are made from, and estimates with. The objective is the metric of the truth, the first one."""
     metrics = {metric.name: metric for estimator in reversed(estimators) for metric in estimator.metrics}
     return RunContext(
         space=space,
-        task=make(host, "task", config.task),
+        task=task,
         model=model_parts(host, config.model),
         seed=config.seed,
         device=device_of(config.device),
@@ -134,10 +136,12 @@ def _supernets(config: RankConfig, host: Host, space: SearchSpace) -> dict[str, 
     return made
 
 
-def _predictors(config: RankConfig, host: Host, supernets: Mapping[str, Maker]) -> list[Predictor]:
+def _predictors(
+    config: RankConfig, host: Host, supernets: Mapping[str, Maker], task: Task
+) -> list[Predictor]:
     predictors: list[Predictor] = []
     for part in config.predictors:
-        estimator: Estimator = make(host, "estimator", part)
+        estimator: Estimator = make(host, "estimator", part, task=task)
         if "supernet" not in getattr(estimator, "needs", ()):
             predictors.append(Predictor("", estimator))
         elif supernets:

@@ -19,6 +19,7 @@ from ..errors import ArchloomError, RunError, SearchError
 from ..fitting import Fit
 from ..folder import MARK, Folder, Identity, differences
 from ..history import check_history
+from ..metrics import said_of_main
 from ..observing import Observers, name_of
 from ..plugins import Host
 from ..processes import check_main_guard
@@ -283,7 +284,8 @@ class _Session:
         trainings = verdict.seeds * (1 + 2 * verdict.random)
         budget = self.config.budget.model_dump()
         events = since_anew(run.log.events)
-        self.notify(announced(event, events, objectives, budget, trainings))
+        main = said_of_main(self.resolved.task)
+        self.notify(announced(event, events, objectives, budget, trainings, main))
 
     def _describe(self) -> dict[str, Any]:
         """Write configuration and environment as they are now."""

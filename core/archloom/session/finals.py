@@ -159,8 +159,7 @@ class Finals:
         }
 
     def _tell(self, name: str, epoch: Epoch) -> None:
-        numbers = {"number": epoch.number, "of": epoch.of, "metrics": dict(epoch.metrics)}
-        self.notify({"event": "epoch", "name": name, **numbers})
+        self.notify({"event": "epoch", "name": name, **epoch.to_json()})
 
     def _copy_weights(self, name: str, found: Contestant) -> None:
         """The weights of the found network's first training; what was damaged since is trained again, to the bit."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..augmentation import Erased
 from ..errors import ConfigError
+from ..metrics import said_of_main
 from ..model import Model
 from ..task import Split, Task
 from .checkpoint import State, owner_of
@@ -29,13 +30,20 @@ class Epoch:
     metrics: lr, loss and the task's metrics (accuracy, `top5` and other top-k) of the training data, `validation.`
     before those of the watched split, seconds, images_per_second; `recalibrated`, the images that BatchNorm's
     statistics were taken anew from, where they were. network: what the epoch is judged by, the averaged weights where
-    the recipe averages, else the model itself.
+    the recipe averages, else the model itself. main: the task's main metric (name, unit, direction), where that is not
+    accuracy.
     """
 
     number: int
     of: int
     metrics: Mapping[str, float]
     network: nn.Module
+    main: Mapping[str, str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What an event says of it."""
+        said = {"number": self.number, "of": self.of, "metrics": dict(self.metrics)}
+        return said if self.main is None else {**said, "main": dict(self.main)}
 
 
 def train(
@@ -128,7 +136,7 @@ def _epochs(
             state.save(folder, improved, ended=_ended(state, recipe))
         if last and watched is not None:
             trainer.warn(metrics, str(watch), len(watched))  # type: ignore[arg-type]
-        yield Epoch(state.done, recipe.epochs, metrics, state.network)
+        yield Epoch(state.done, recipe.epochs, metrics, state.network, said_of_main(task))
     if images is None:  # nothing was left to train: it may have been killed between its last epoch and this
         trainer.settle(steps * state.done)
 
