@@ -24,7 +24,7 @@ PINNED = """
     SpaceError Split Strategy Supernet TRAINING Task TaskError Trial UnknownName WeightFormat WeightSharing
     WeightsError assemble_shared batches build build_chain build_model build_wired check count decide deepest
     derive_seed find forked_rng hookimpl input_shape known_parts load_weights make mutate nearest own_rng
-    python_rng resume retrain sample search size stratified_split topk_accuracy torch_rng version violations
+    python_rng resume retrain sample search size stratified_split supernet topk_accuracy torch_rng version violations
 """
 """What plugins may rely on. A name that goes from here needs a line in the changelog, and its old path stays."""
 

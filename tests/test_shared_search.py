@@ -11,9 +11,14 @@ import yaml
 
 import archloom
 from archloom.architecture import Architecture
-from archloom.errors import ConfigError
+from archloom.errors import ArchloomError, ConfigError
+from archloom.model import ModelParts, assemble
 from archloom.session import resume, search
+from archloom.shared import Supernet
 from archloom.space import check
+from archloom.testing import tiny_task
+from archloom.training import Recipe, train
+from archloom_fbnet.space import FBNetSpace
 from toys import comparable, config, host
 from wired import Auxiliary, Cells, Elastic
 
@@ -97,3 +102,52 @@ def test_a_neck_or_a_head_for_networks_that_own_theirs_is_refused(part):
 def test_a_method_in_a_space_that_does_not_offer_what_it_needs_is_refused(space, method, told):
     with pytest.raises(ConfigError, match=told):
         search(configured(space, method), host=host(Wired()))
+
+
+# -- by name ----------------------------------------------------------------------------------------------------
+
+
+def test_the_shared_network_of_a_space_is_had_by_its_name():
+    network = archloom.supernet("elastic", 7, host=host(Wired()))
+    assert network(torch.zeros(2, 1, 8, 8), Architecture({"width": 4})).shape == (2, 7)
+    small = {"form": "small", "in_channels": 1, "stages": [[8, 2, 2]], "candidates": ["ir_k3_e1", "skip"]}
+    chain = archloom.supernet("fbnet", seed=3, **small)
+    same = Supernet(FBNetSpace(**small), 3)
+    assert all(torch.equal(value, same.state_dict()[key]) for key, value in chain.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("digit_space", {}, "space 'digit_space' shares no weights"),
+        ("cells", {"num_classes": 10}, "end at features"),
+        ("elastic", {"widht": 3}, "widht"),
+        ("elasticc", {}, "did you mean 'elastic'"),
+    ],
+)
+def test_a_name_or_option_that_means_no_shared_network_is_refused(name, given, told):
+    with pytest.raises(ArchloomError, match=told):
+        archloom.supernet(name, host=host(Wired()), **given)
+
+
+# -- training from scratch ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", [{}, {"ema": 0.9, "label_smoothing": 0.1, "mixup": 0.2}])
+def test_a_network_with_an_auxiliary_head_is_trained_with_it_and_judged_without(recipe):
+    task, space = tiny_task(), Auxiliary()
+    path = Architecture({"first": "k1", "second": "k3"})
+
+    def trained(weight):
+        model = assemble(space, path, task, ModelParts(), seed=0)
+        model.loss.weight = weight
+        epochs = list(train(model, task, Recipe(epochs=2, batch_size=16, weight_decay=0.0, **recipe), seed=0))
+        return model, epochs[-1]
+
+    (without, _), (model, last) = trained(0.0), trained(0.4)
+    untrained = assemble(space, path, task, ModelParts(), seed=0)
+    assert torch.equal(without.backbone.early.weight, untrained.backbone.early.weight)
+    assert not torch.equal(model.backbone.early.weight, untrained.backbone.early.weight)
+    assert not torch.equal(model.backbone.stem.weight, without.backbone.stem.weight)
+    assert 0 <= last.metrics["validation.accuracy"] <= 100
+    assert last.network.eval()(torch.zeros(2, 1, 8, 8)).shape == (2, 4)

@@ -3,6 +3,7 @@
     archloom.search(config)               a whole search; a Result
     archloom.resume(folder)               go on with an interrupted one
     archloom.build("fbnet_a")             a network by name, from an architecture file or a run folder
+    archloom.supernet("fbnet")            the shared network of a search space by name
     archloom.build_model(section, task)   a network of backbone, neck, head and loss
     archloom.retrain(source, folder)      train one of them from scratch
     archloom.count(model, resolution)     its params and MACs
@@ -88,7 +89,7 @@ if TYPE_CHECKING:
     from .trial import Trial
     from .weights import load_weights
     from .wiring import build_wired
-    from .zoo import build, find
+    from .zoo import build, find, supernet
 
 hookimpl = pluggy.HookimplMarker("archloom")
 """Marks a plugin's implementation of one of `archloom.hookspecs`."""
@@ -126,7 +127,7 @@ _NAMES = {
     "trial": "Trial",
     "weights": "load_weights",
     "wiring": "build_wired",
-    "zoo": "build find",
+    "zoo": "build find supernet",
 }
 _LAZY = {name: module for module, names in _NAMES.items() for name in names.split()}
 
@@ -216,6 +217,7 @@ __all__ = [
     "search",
     "size",
     "stratified_split",
+    "supernet",
     "topk_accuracy",
     "torch_rng",
     "version",

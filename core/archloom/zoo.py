@@ -16,6 +16,7 @@ from .factories import Entry
 from .model import Model, ModelParts, build_network
 from .plugins import Host
 from .resolve import model_parts
+from .shared import offers, shared_network
 from .space import NamedArchitecture, SearchSpace, check
 from .trust import beside
 
@@ -276,3 +277,31 @@ def _meant(name: Any) -> str | Path | Mapping[str, Any]:
     raise ConfigError(
         f"a network is built from a name, a file, a folder or a search's result, not {type(name).__name__}"
     )
+
+
+def supernet(
+    name: str,
+    num_classes: int | None = None,
+    *,
+    seed: int = 0,
+    host: Host | None = None,
+    **options: Any,
+) -> Any:
+    """The shared network of a search space by name, an `archloom.shared.SharedNetwork`, with weights from `seed`.
+
+    It ends at features, or, where the space's networks own their head, at `num_classes` outputs (1000). options: those
+    of the space, over their defaults. Raises UnknownName, or ConfigError for a space that shares no weights.
+    """
+    host = host or Host()
+    entry = host.get("space", name)
+    space = _space(entry, options, host, f"space '{name}'")
+    if "supernet" not in offers(space):
+        raise ConfigError(f"space '{name}' shares no weights, so that it has no supernet")
+    if not getattr(space, "owns_head", False):
+        if num_classes is not None:
+            raise ConfigError(
+                f"the networks of space '{name}' end at features, which have no classes; leave num_classes out, or "
+                "give the supernet a neck and a head (archloom.model.ModelParts)"
+            )
+        return shared_network(space, seed)
+    return shared_network(space, seed, 1000 if num_classes is None else num_classes)
