@@ -208,12 +208,30 @@ RANK = {
 def test_a_supernet_of_a_ranking_is_handed_all_that_its_method_names(tmp_path):
     document = rank(RANK, tmp_path / "rank", host=host(Plugin())).document
     assert "asks_and_trains: norm" in [row["name"] for row in document["rows"]]
-    (made,) = MADE
-    assert made.handed["objectives"] == (Objective("truth", "max"),)
-    assert set(made.handed["metrics"]) == set(METRICS)
-    assert made.handed["constraints"] == ()
-    assert set(made.handed["first costs"]) == {"params"}, "what it is compared with is not told to it"
-    assert made.handed["draw"] == archloom.randomness.python_rng(5, "method").random()
+    assert len(MADE) == 2  # once to check its options, and once to be trained
+    for made in MADE:
+        assert made.handed["objectives"] == (Objective("truth", "max"),)
+        assert set(made.handed["metrics"]) == set(METRICS)
+        assert made.handed["constraints"] == ()
+        assert set(made.handed["first costs"]) == {"params"}, "what it is compared with is not told to it"
+        assert made.handed["draw"] == archloom.randomness.python_rng(5, "method").random()
+
+
+def test_what_a_supernets_method_refuses_is_said_before_the_truth_of_a_ranking_is_measured(tmp_path):
+    class Refuses(AsksAndTrains):
+        def __init__(self, context) -> None:
+            raise ConfigError("never with these options")
+
+    class Registers:
+        @archloom.hookimpl
+        def register_strategies(self, register):
+            register("refuses", Refuses)
+
+    config = {**RANK, "supernets": ["asks_and_trains", "refuses"]}
+    with pytest.raises(ConfigError, match="never with these options"):
+        rank(config, tmp_path / "rank", host=host(Plugin(), Registers()))
+    assert not (tmp_path / "rank" / "estimates.jsonl").read_text()
+    assert not (tmp_path / "rank" / "supernets").exists()
 
 
 def comparison(**changes: Any) -> dict[str, Any]:

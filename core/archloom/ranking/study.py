@@ -159,6 +159,8 @@ class _Study:
 
     def run(self) -> Ranking:
         plan, metric = self.plan, self.plan.config.metric
+        for maker in plan.supernets.values():  # what a method refuses is said before anything is measured
+            plan.context.method(maker)
         told = self._measured(Predictor("truth: ", plan.truth), plan.context.measuring())
         truth = [row[f"truth: {metric}"] for row in told]
         if odd := [a for a, value in zip(plan.networks, truth, strict=True) if not math.isfinite(value)]:
