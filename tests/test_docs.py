@@ -65,6 +65,28 @@ def test_the_python_of_a_page_runs(page, page_module, tmp_path, monkeypatch):
     run_page(page, page_module)
 
 
+def test_the_regression_of_the_page_on_data_is_searched_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (written,) = [text for _, text in blocks(DATA, "python") if "class Dots" in text]
+    (tmp_path / "dots.py").write_text(written)
+    (configuration,) = [yaml.safe_load(text) for _, text in blocks(DATA, "yaml") if "dots.py" in text]
+    host = Host(configuration["plugins"])
+    task = archloom.make(host, "task", {"type": "dots", "size": 20})
+    images, places = task.dataset("weights", "test")[0]
+    assert images.shape == (1, 12, 12)
+    assert divmod(int(images.argmax()), 12) == tuple(places.round().int().tolist())[::-1]
+    small = {"epochs": 1, "batch_size": 32}
+    result = archloom.search(
+        configuration
+        | {"estimators": [{"type": "accuracy", **small}, "params", "macs"], "verdict": {"seeds": 0}}
+        | {"budget": {"trials": 1}, "observers": []},
+        folder=tmp_path / "run",
+        host=host,
+    )
+    assert result.units["distance.trained"] == "pixels"
+    assert result.trials[0].metrics["distance.trained"] > 0
+
+
 def configurations():
     for page in PAGES:
         for line, text in blocks(page, "yaml"):

@@ -58,7 +58,7 @@ def test_tasks_can_be_sent_to_another_process(tasks):
 @pytest.fixture
 def rings():
     """The documentation's file, run as a module and registered as a plugin."""
-    (code,) = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.M | re.S)
+    code, _ = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.M | re.S)
     module = types.ModuleType("rings")
     exec(compile(code, "rings.py", "exec"), module.__dict__)
     return registered(module)["rings"]
