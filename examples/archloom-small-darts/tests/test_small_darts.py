@@ -87,7 +87,7 @@ def test_the_gradient_of_alpha_is_that_of_the_held_out_loss_with_w_fixed(method)
 def test_a_step_of_w_leaves_alpha_as_it_is(method):
     before = {name: alpha.detach().clone() for name, alpha in method.alpha.items()}
     weight = next(method.supernet.parameters()).detach().clone()
-    method.step(batch(method), method.supernet, method.w_sgd, still=method.alpha)
+    method.step(batch(method), method.supernet, method.sgd, still=method.alpha)
     assert all(before[name].equal(alpha) for name, alpha in method.alpha.items())
     assert not weight.equal(next(method.supernet.parameters()))
 
@@ -98,3 +98,10 @@ def test_the_likeliest_operation_of_each_edge_is_proposed_once(method):
             alpha[number] += 1
     assert list(method.propose().values()) == list(OPERATIONS[:3])
     assert method.propose() is None
+
+
+def test_the_plugin_is_a_module_of_at_most_150_lines():
+    import archloom_small_darts
+
+    with open(archloom_small_darts.__file__, encoding="utf-8") as file:
+        assert len(file.readlines()) <= 150
