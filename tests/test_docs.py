@@ -157,6 +157,18 @@ def sections(page, level):
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
+def test_what_the_page_on_plugins_writes_keeps_its_contracts(page_module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_page(ROOT / "docs" / "plugins.md", page_module)
+    cases = [value for name, value in vars(page_module).items() if name.startswith("Test")]
+    assert len(cases) == 5
+    for case in cases:
+        for name in dir(case):
+            if name.startswith("test_"):
+                getattr(case(), name)()
+        getattr(case, "teardown_class", lambda: None)()
+
+
 @pytest.mark.parametrize(("kind", "hook"), HOOKS.items())
 def test_each_hook_has_a_heading_its_signature_and_an_example(kind, hook):
     found = sections(ROOT / "docs" / "plugins.md", 3)
