@@ -28,7 +28,8 @@ from typing import Any
 import torch
 import yaml
 
-from behaviour import BASE, announce, equip, files_of
+from behaviour import BASE
+from source_trees import announce, equip, files_of
 
 PLACE = Path("/var/tmp/archive")
 LEFT_OUT = ("*.previous", "*.html", ".lock", "tensorboard", "__pycache__")
