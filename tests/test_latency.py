@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from archloom.architecture import Architecture, Choice
-from archloom.errors import ConfigError, SpaceError
+from archloom.errors import ConfigError
 from archloom.latency import LatencyTable, build_table, measure, setting_of
 from archloom.session import search
 from toys import Blocks, config, host
@@ -131,7 +131,7 @@ def test_a_space_without_parts_has_no_table():
 
     with pytest.raises(ConfigError, match="must give a module with 'stem', 'body' and 'tail'"):
         build_table(Whole(), (1, 8, 8), 10)
-    with pytest.raises(SpaceError, match="shares no weights"):
+    with pytest.raises(ConfigError, match="sums the layers of a chain"):
         build_table(type("None_", (), {"choices": []})(), (1, 8, 8), 10)
 
 

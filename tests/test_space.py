@@ -59,7 +59,7 @@ def by_hand(space):
 
 
 @st.composite
-def spaces(draw):
+def any_spaces(draw):
     choices = []
     for place in range(draw(st.integers(1, 6))):
         options = tuple(f"{letter}{place}" for letter in "xyz"[: draw(st.integers(1, 3))])
@@ -74,6 +74,15 @@ def spaces(draw):
         }
         choices.append(Choice(f"c{place}", options, ordered=draw(st.booleans()), when=when or None))
     return of(*choices)
+
+
+def everywhere_alive(space):
+    every = by_hand(space)
+    return all(any(choice.name in one for one in every) for choice in space.choices)
+
+
+def spaces():
+    return any_spaces().filter(everywhere_alive)
 
 
 def elastic(stages=2, depths=(2, 3, 4)):
@@ -295,6 +304,10 @@ A = Choice("a", (0, 1))
             r"'b' .* on 'c', which comes later; each of them waits for the other",
         ),
         ([Choice("b", (0, 1), when={"b": (1,)})], r"'b' .* on 'b', which is itself"),
+        (
+            [A, Choice("b", (0, 1), when={"a": (0,)}), Choice("c", (0, 1), when={"a": (1,), "b": (0,)})],
+            r"the conditions of 'c' never hold together; it is decided nowhere",
+        ),
         ([A, Choice("b", (0, 1), when={"a": (2,)})], r"'b' .* on 'a': choice 'a' has no option 2"),
         ([A, Choice("b", (0, 1), when={"a": (True,)})], r"'b' .* on 'a': choice 'a' has no option True"),
     ],
@@ -302,6 +315,15 @@ A = Choice("a", (0, 1))
 def test_conditions_that_cannot_be_looked_up_are_refused_by_name(choices, message):
     with pytest.raises(SpaceError, match=message):
         check_choices(of(*choices))
+
+
+@given(any_spaces())
+def test_a_choice_that_no_architecture_decides_is_refused_and_no_other(space):
+    if everywhere_alive(space):
+        check_choices(space)
+    else:
+        with pytest.raises(SpaceError, match="never hold together"):
+            check_choices(space)
 
 
 @pytest.mark.parametrize(

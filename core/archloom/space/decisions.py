@@ -113,6 +113,11 @@ def _check_conditions(choices: Sequence[Choice], space: str) -> None:
                 except SpaceError as error:
                     raise SpaceError(f"{where}: {error}") from error
         earlier.add(choice.name)
+    for group in _groups(_related(choices)):
+        if never := _counted(group)[1]:
+            raise SpaceError(
+                f"{space}: the conditions of '{never[0]}' never hold together; it is decided nowhere"
+            )
 
 
 # -- decided ----------------------------------------------------------------------------------------------
@@ -263,12 +268,15 @@ def neighbours(
 def size(space: SearchSpace) -> int:
     """How many architectures there are, not counting the space's own `violations`."""
     check_choices(space)
-    conditions = {name for choice in space.choices for name in (choice.when or ())}
-    related = [choice for choice in space.choices if choice.when or choice.name in conditions]
-    apart = [
-        len(choice.options) for choice in space.choices if not choice.when and choice.name not in conditions
-    ]
-    return math.prod([*apart, *map(_counted, _groups(related))])
+    related = _related(space.choices)
+    apart = [len(choice.options) for choice in space.choices if choice not in related]
+    return math.prod([*apart, *(_counted(group)[0] for group in _groups(related))])
+
+
+def _related(choices: Sequence[Choice]) -> list[Choice]:
+    """The choices that depend on others or have others depend on them."""
+    conditions = {name for choice in choices for name in (choice.when or ())}
+    return [choice for choice in choices if choice.when or choice.name in conditions]
 
 
 def _groups(choices: Sequence[Choice]) -> list[list[Choice]]:
@@ -281,10 +289,11 @@ def _groups(choices: Sequence[Choice]) -> list[list[Choice]]:
     return [[choice for choice in choices if choice.name in part] for part in parts]
 
 
-def _counted(group: Sequence[Choice]) -> int:
-    """Architectures of choices that depend on each other. While the choices are gone through, all that matters of the
-    decisions so far is which of the later choices they rule out."""
+def _counted(group: Sequence[Choice]) -> tuple[int, list[str]]:
+    """Architectures of choices that depend on each other, and which of these are decided in none of them. While the
+    choices are gone through, all that matters of the decisions so far is which of the later choices they rule out."""
     states: Counter[frozenset[str]] = Counter({frozenset(): 1})
+    never = []
     for choice in group:
         later = [other for other in group if other.when and choice.name in other.when]
         idle = frozenset(other.name for other in later)
@@ -292,13 +301,14 @@ def _counted(group: Sequence[Choice]) -> int:
             frozenset(other.name for other in later if option not in (other.when or {})[choice.name])
             for option in choice.options
         )
+        never += [choice.name] if all(choice.name in state for state in states) else []
         following: Counter[frozenset[str]] = Counter()
         for state, number in states.items():
             ways = {idle: 1} if choice.name in state else ruled_out
             for out, options in ways.items():
                 following[(state | out) - {choice.name}] += number * options
         states = following
-    return sum(states.values())
+    return sum(states.values()), never
 
 
 def everything(space: SearchSpace, *, limit: int | None = None) -> Iterator[Architecture]:
