@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -162,3 +164,22 @@ def comparable(trial: Trial) -> dict[str, Any]:
 
 def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def noise(key: str, count: int) -> Any:
+    """`count` values in [-1, 1), a function of `key`: the numbers under which golden data was recorded."""
+    start = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "little")
+    mask = np.uint64(0xFFFFFFFF)
+    x = (np.arange(count, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(start)) & mask
+    x ^= x >> np.uint64(16)
+    x = (x * np.uint64(0x45D9F3B)) & mask
+    x ^= x >> np.uint64(16)
+    return x.astype(np.float64) / 2**31 - 1
+
+
+def wave(*shape: int) -> torch.Tensor:
+    """Images (N, C, H, W) of golden data: a plane wave of each image and channel, and noise."""
+    n, c, y, x = np.meshgrid(*(np.arange(size) for size in shape), indexing="ij")
+    plane = np.sin(2 * np.pi * ((c + 1) * (n + 1) * y / shape[2] + (n + c + 1) * x / shape[3]))
+    v = noise("input", int(np.prod(shape))).reshape(shape)
+    return torch.from_numpy((0.5 * v + plane).astype(np.float32))

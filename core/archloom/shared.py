@@ -258,9 +258,11 @@ class Supernet(nn.Module):
                 f"{type(self.space).__name__}.build and its supernet disagree about {odd}: build must use the space's "
                 "'candidate' and 'around', or 'wire' (space.build_chain and wiring.build_wired do)"
             )
+        number = next((tensor for tensor in shared.values() if tensor.is_floating_point()), None)
+        if number is not None:
+            child = child.to(number.dtype)
         child.load_state_dict({ours: shared[theirs].detach().cpu().clone() for ours, theirs in keys.items()})
-        device = next((tensor.device for tensor in shared.values()), None)
-        return child if device is None else child.to(device)
+        return child if number is None else child.to(number.device)
 
     def _child_keys(self, architecture: Architecture) -> dict[str, str]:
         """key of the child's state -> key of the supernet's network."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from functools import cache
@@ -13,23 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from toys import noise
+from toys import wave as det_input
+
+__all__ = ["close", "det_input", "fill", "filled", "golden", "noise"]
+
 DATA = Path(__file__).parent.parent / "data" / "golden_fbnet.json"
 
 
 @cache
 def golden() -> dict[str, Any]:
     return json.loads(DATA.read_text())
-
-
-def noise(key: str, count: int) -> np.ndarray:
-    """`count` values in [-1, 1), a function of `key`: multiplicative hashing modulo 2**32."""
-    start = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "little")
-    mask = np.uint64(0xFFFFFFFF)
-    x = (np.arange(count, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(start)) & mask
-    x ^= x >> np.uint64(16)
-    x = (x * np.uint64(0x45D9F3B)) & mask
-    x ^= x >> np.uint64(16)
-    return x.astype(np.float64) / 2**31 - 1
 
 
 def filled(key: str, like: Tensor, gain: float = 1.0) -> Tensor:
@@ -59,14 +52,6 @@ def fill(module: torch.nn.Module, theirs: Callable[[str], str | None] = str, gai
     module.load_state_dict(state)
     module.eval()
     return keys
-
-
-def det_input(*shape: int) -> Tensor:
-    """Images (N, C, H, W): a plane wave of each image and channel, and noise."""
-    n, c, y, x = np.meshgrid(*(np.arange(size) for size in shape), indexing="ij")
-    wave = np.sin(2 * np.pi * ((c + 1) * (n + 1) * y / shape[2] + (n + c + 1) * x / shape[3]))
-    v = noise("input", int(np.prod(shape))).reshape(shape)
-    return torch.from_numpy((0.5 * v + wave).astype(np.float32))
 
 
 def close(ours: Tensor, theirs: list[Any]) -> None:
