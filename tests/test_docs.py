@@ -109,7 +109,7 @@ def test_each_comparison_can_be_planned():
         if not required:
             least = {"space": "x", "truth": "y", "metric": "z"}
             assert parse_rank(least | {key: yaml.safe_load(default)}) == parse_rank(least), key
-    others = {"model", "device", "precision", "threads", "plugins"}
+    others = {"model", "device", "precision", "executor", "workers", "threads", "plugins"}
     assert {key for key, *_ in rows} | others == set(RankConfig.model_fields)
 
 

@@ -358,6 +358,48 @@ def test_a_comparison_that_was_stopped_goes_on(tmp_path, monkeypatch):
     assert calls == 20 + 32 - done
 
 
+ALL_OF_IT = """
+import archloom
+from archloom.testing import TinySpace, tiny_task
+from test_ranking import Kernels, Truth
+
+
+@archloom.hookimpl
+def register_search_spaces(register):
+    register("tiny", lambda: TinySpace(layers=2))
+
+
+@archloom.hookimpl
+def register_tasks(register):
+    register("tiny", tiny_task)
+
+
+@archloom.hookimpl
+def register_estimators(register):
+    register("kernels", Kernels)
+    register("truth", Truth)
+"""
+
+
+def test_two_workers_estimate_what_one_process_does(tmp_path):
+    (tmp_path / "plugin.py").write_text(ALL_OF_IT, encoding="utf-8")
+    predictors = [{"type": "kernels", "form": form} for form in ("sum", "some")]
+    changes = {"plugins": [str(tmp_path / "plugin.py")], "predictors": predictors, "threads": 1}
+    here = rank(BASE | changes, tmp_path / "here")
+    elsewhere = rank(BASE | changes | {"workers": 2}, tmp_path / "elsewhere")
+
+    def lines(folder: Path) -> list[dict[str, Any]]:
+        events = map(json.loads, (folder / "estimates.jsonl").read_text(encoding="utf-8").splitlines())
+        return [{key: value for key, value in event.items() if key != "seconds"} for event in events]
+
+    assert elsewhere.document["rows"] == here.document["rows"]
+    assert lines(tmp_path / "elsewhere") == lines(tmp_path / "here")
+    assert any("too large for me" in line.get("error", "") for line in lines(tmp_path / "here"))
+    # the same comparison, gone on with elsewhere: nothing is left to estimate
+    again = rank(BASE | changes | {"executor": "processes"}, tmp_path / "here")
+    assert again.document["rows"] == here.document["rows"]
+
+
 def test_a_folder_with_another_comparison_is_refused(tmp_path):
     run(tmp_path)
     with pytest.raises(RunError, match="another comparison"):

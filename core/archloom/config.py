@@ -155,6 +155,21 @@ class Verdict(_Strict):
     cost: str = "macs"
 
 
+def check_workers(executor: Part | None, workers: int | None) -> None:
+    """Refuse two numbers of workers."""
+    own = None if executor is None else executor.options.get("workers")
+    if None not in (own, workers) and own != workers:
+        told = "executor.workers is {own} and workers is {workers}; keep one (null drops the other)"
+        raise PydanticCustomError("workers", told, {"own": own, "workers": workers})
+
+
+def at_once(executor: Part | None, workers: int | None) -> int:
+    """How many measurements are to be made at once: `workers`, or the executor's option of that name, else 1."""
+    own = None if executor is None else executor.options.get("workers")
+    number = workers if own is None else own
+    return number if isinstance(number, int) and not isinstance(number, bool) else 1
+
+
 LATER = ("constraints", "pick", "recipe", "verdict")
 """Sections that say how trials are judged, and what follows from them: a run that goes on may change them."""
 
@@ -194,10 +209,7 @@ class SearchConfig(_Strict):
 
     @model_validator(mode="after")
     def _one_number_of_workers(self) -> SearchConfig:
-        own = None if self.executor is None else self.executor.options.get("workers")
-        if own is not None and self.workers is not None and own != self.workers:
-            told = "executor.workers is {own} and workers is {workers}; keep one (null drops the other)"
-            raise PydanticCustomError("workers", told, {"own": own, "workers": self.workers})
+        check_workers(self.executor, self.workers)
         return self
 
     @model_validator(mode="before")
@@ -244,9 +256,7 @@ class SearchConfig(_Strict):
     @property
     def at_once(self) -> int:
         """How many measurements are to be made at once: `workers`, or the executor's option of that name, else 1."""
-        own = None if self.executor is None else self.executor.options.get("workers")
-        workers = self.workers if own is None else own
-        return workers if isinstance(workers, int) and not isinstance(workers, bool) else 1
+        return at_once(self.executor, self.workers)
 
     @property
     def open_trials(self) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from .config import DEFAULT, ModelConfig, Part, SearchConfig
+from .config import DEFAULT, ModelConfig, Part
 from .errors import ConfigError
 from .factories import Entry, Kind
 from .plugins import Host
@@ -51,16 +51,27 @@ def default(host: Host, key: str) -> Entry:
     return entries[0]
 
 
-def executor_of(config: SearchConfig, host: Host) -> Part:
+class Executing(Protocol):
+    """What of a configuration says where it is measured."""
+
+    @property
+    def executor(self) -> Part | None: ...
+    @property
+    def workers(self) -> int | None: ...
+    @property
+    def at_once(self) -> int: ...
+
+
+def executor_of(config: Executing, host: Host, *, timed: bool = False) -> Part:
     """Who is asked to measure: the executor that is named, with its workers; else the first default that can make so
-    many measurements at once and, where one may have to be ended, can do that."""
+    many measurements at once and, where one may have to be ended (`timed`), can do that."""
     workers = {"workers": config.at_once}
     if config.executor is not None:
         given = {} if config.workers is None else workers
         return config.executor.model_copy(update={"options": {**config.executor.options, **given}})
     for entry in host.defaults("executor"):
         several = any(option.name == "workers" for option in entry.options)
-        if (several or config.at_once == 1) and ("timeout" in entry.offers or not config.timed):
+        if (several or config.at_once == 1) and ("timeout" in entry.offers or not timed):
             return Part(type=entry.name, options=workers if several else {})
     raise ConfigError(_lacking(host, "executor", "executor: NAME"))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,16 +12,18 @@ from threading import Lock
 from typing import Any, Generic, TypeVar
 
 from .config import parse_config
-from .measuring import Measurer
+from .errors import ConfigError
+from .measuring import Executor, Measurer
 from .plugins import Host
 from .processes import end_with_the_parent
 from .ranks import Ranks
-from .resolve import Resolved, resolve
+from .recording import shared
+from .resolve import Maker, Resolved, resolve
 from .strategy import Recorded
 
 Made = TypeVar("Made")
 
-Maker = Callable[[Any, Host, Path, Recorded], Made]
+Making = Callable[[Any, Host, Path, Recorded], Made]
 """Makes what does the work, of the configuration as plain data, the registered parts, the run's folder and its values
 that are measured once."""
 
@@ -33,7 +36,7 @@ class Job(Generic[Made]):
     the CPU, for one process. recorded: can be pickled too.
     """
 
-    maker: Maker[Made]
+    maker: Making[Made]
     configuration: str
     files: tuple[str, ...]
     folder: Path
@@ -78,3 +81,20 @@ def measuring(r: Resolved, folder: Path, recorded: Recorded, threads: int) -> Jo
 def _measurer(data: Any, host: Host, folder: Path, recorded: Recorded) -> Measurer:
     r = resolve(parse_config(data), host)
     return r.measurer(r.context(Ranks(), recorded).measuring(folder=folder))
+
+
+@contextmanager
+def opened(
+    maker: Maker, measure: Any, folder: Path, job: Callable[[Recorded], Job[Any]]
+) -> Iterator[Executor]:
+    """The executor that `maker` makes, closed after the block, for the run in `folder`. measure: what measures here.
+    job: the same for other processes, which ask what it is given for the run's recorded values."""
+    entry, available = maker.entry, {"measure": measure}
+    with ExitStack() as until_the_end:
+        if "job" in entry.injected:
+            available["job"] = job(until_the_end.enter_context(shared(folder)))
+        executor = maker(**available)
+        if not isinstance(executor, Executor):
+            raise ConfigError(f"executor '{entry.name}' lacks one of: workers, submit, close")
+        until_the_end.callback(executor.close)
+        yield executor

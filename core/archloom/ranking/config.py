@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ..config import DEFAULT, Int, ModelConfig, Part, PartLike, _Strict, parse
+from ..config import DEFAULT, Int, ModelConfig, Part, PartLike, _Strict, at_once, check_workers, parse
 from ..config_files import located, override, read_yaml
 from ..processes import MOST
 
@@ -19,7 +19,8 @@ class RankConfig(_Strict):
     truth: an estimator that knows the networks' figures, a table; metric: which of them is the truth. predictors:
     estimators; one that needs a supernet is applied to each of `supernets`, methods that are trained first. networks:
     how many are drawn, by the seed, of those that the truth knows, or all. top: the k of precision at top k.
-    resamples: of the bootstrap. The seed also draws all weights.
+    resamples: of the bootstrap. The seed also draws all weights. executor, workers: where estimates are made that need
+    no supernet.
     """
 
     space: PartLike
@@ -35,8 +36,20 @@ class RankConfig(_Strict):
     seed: Int = Field(0, ge=0)
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    executor: PartLike | None = None
+    workers: Int | None = Field(None, ge=1, le=MOST)
     threads: Int | None = Field(None, ge=1, le=MOST)
     plugins: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _one_number_of_workers(self) -> RankConfig:
+        check_workers(self.executor, self.workers)
+        return self
+
+    @property
+    def at_once(self) -> int:
+        """How many estimates are to be made at once."""
+        return at_once(self.executor, self.workers)
 
 
 def parse_rank(data: Any, where: str = "the configuration") -> RankConfig:

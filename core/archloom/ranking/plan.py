@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..architecture import Architecture
 from ..context import RunContext, remembered
-from ..defaults import named
+from ..defaults import executor_of, named
 from ..errors import ConfigError, SpaceError, UnknownName
 from ..estimator import Estimator, Metric
 from ..factories import WITHOUT_FIT
@@ -55,6 +55,7 @@ class Plan:
     predictors: Sequence[Predictor]
     context: RunContext
     networks: Sequence[Architecture]
+    executor: Maker
 
     @property
     def measure(self) -> Metric:
@@ -87,6 +88,7 @@ def make_plan(config: RankConfig, host: Host) -> Plan:
         predictors,
         _context(config, host, space, task, [truth, *(predictor.estimator for predictor in predictors)]),
         _networks(config, space, truth),
+        _executor(config, host),
     )
     names = [name for predictor in plan.predictors for name in plan.names(predictor)]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -96,6 +98,12 @@ def make_plan(config: RankConfig, host: Host) -> Plan:
     if config.top >= len(plan.networks):
         raise ConfigError(f"top is {config.top}, of {len(plan.networks)} networks; it must be fewer")
     return plan
+
+
+def _executor(config: RankConfig, host: Host) -> Maker:
+    part = executor_of(config, host)
+    entry = host.get("executor", part.type)
+    return Maker(entry, entry.validate(part.options))
 
 
 def _context(

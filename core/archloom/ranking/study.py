@@ -21,13 +21,15 @@ from ..cost import count
 from ..documents import read_yaml
 from ..environment import describe, versions
 from ..errors import ConfigError, RunError, SpaceError
-from ..estimator import Context, Estimator, Metric
+from ..estimator import Context, Metric
 from ..fitting import Fit
 from ..folder import Folder, Identity, Kind, path_name
 from ..history import check_history
+from ..measuring import Outcome
 from ..model import Model
 from ..observing import Observers, name_of
 from ..plugins import Host
+from ..processes import check_main_guard
 from ..randomness import derive_seed
 from ..ranks import Ranks
 from ..report import write_ranking
@@ -36,6 +38,7 @@ from ..session.process import cpu_threads
 from ..surroundings import undisturbed
 from .agreement import Array, agreement, kendall, resampling
 from .config import RankConfig, as_rank
+from .estimating import TRUTH, estimates
 from .plan import BASELINES, Plan, Predictor, make_plan
 
 logger = logging.getLogger("archloom")
@@ -65,6 +68,7 @@ def rank(
     A folder in which the same comparison was begun is gone on with: what is estimated there, and supernets that are
     trained, are not done again. Raises ConfigError for what cannot be meant, before anything runs.
     """
+    check_main_guard()
     checked = as_rank(config)
     plan = make_plan(checked, host or Host(checked.plugins))
     fresh = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{checked.space.type}-rank"
@@ -104,7 +108,9 @@ RANKING = Kind(
 
 
 def _settings(config: RankConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"top", "resamples", "plugins", "threads"})
+    return config.model_dump(
+        mode="json", exclude={"top", "resamples", "plugins", "executor", "workers", "threads"}
+    )
 
 
 def _identity(plan: Plan) -> Identity:
@@ -206,21 +212,25 @@ class _Study:
             if event["predictor"] == predictor.key
         }
         label = "truth" if predictor.estimator is self.plan.truth else predictor.key
+        missing = [architecture for architecture in networks if architecture not in done]
         rows, failed, seconds = [], 0, 0.0
-        for number, architecture in enumerate(networks, 1):
-            event = done.get(architecture)
-            if event is None:
-                event = {"predictor": predictor.key, "architecture": architecture.to_json()}
-                event |= _estimate(predictor.estimator, architecture, context)
-                self.log.append(event)
-            if "error" in event:
-                failed += 1
-                if failed == 1:
-                    logger.warning("%s cannot measure '%s': %s", predictor.key, architecture, event["error"])
-            values = event.get("values", {})
-            rows.append({predictor.prefix + name: values.get(name, math.nan) for name in metrics})
-            seconds += event["seconds"]
-            self.notify({"event": "estimate", "predictor": label, "number": number, "of": len(networks)})
+        with closing(estimates(self.plan, predictor, context, missing, self.folder)) as fresh:
+            for number, architecture in enumerate(networks, 1):
+                event = done.get(architecture)
+                if event is None:
+                    event = {"predictor": predictor.key, "architecture": architecture.to_json()}
+                    event |= _told(next(fresh))
+                    self.log.append(event)
+                if "error" in event:
+                    failed += 1
+                    if failed == 1:
+                        logger.warning(
+                            "%s cannot measure '%s': %s", predictor.key, architecture, event["error"]
+                        )
+                values = event.get("values", {})
+                rows.append({predictor.prefix + name: values.get(name, math.nan) for name in metrics})
+                seconds += event["seconds"]
+                self.notify({"event": "estimate", "predictor": label, "number": number, "of": len(networks)})
         if label != "truth":
             self.seconds[predictor.key] = seconds / len(networks)
         return rows
@@ -257,18 +267,12 @@ def _counted(plan: Plan) -> dict[str, list[float]]:
     return {"params": [float(cost.params) for cost in costs], "macs": [float(cost.macs) for cost in costs]}
 
 
-def _estimate(estimator: Estimator, architecture: Architecture, context: Context) -> dict[str, Any]:
+def _told(outcome: Outcome) -> dict[str, Any]:
     """values and seconds, or error and seconds: what an estimator raises on one network is recorded."""
-    started = time.perf_counter()
-    try:
-        measured = estimator.estimate(architecture, context)
-        values = {m.name: float(measured[m.name]) for m in estimator.metrics}
-        told = {"values": {name: value for name, value in values.items() if math.isfinite(value)}}
-    except ConfigError:
-        raise  # not this network's fault: the user's to mend
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}", "seconds": time.perf_counter() - started}
-    return {**told, "seconds": time.perf_counter() - started}
+    seconds = outcome.cost["seconds"]
+    if outcome.status == "failed":
+        return {"error": outcome.error, "seconds": seconds}
+    return {"values": dict(outcome.metrics), "seconds": seconds}
 
 
 def _rows(plan: Plan, truth: Sequence[float], columns: Columns) -> list[dict[str, Any]]:

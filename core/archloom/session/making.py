@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..engine import Limits, Search
-from ..errors import ConfigError
 from ..estimator import Context
-from ..job import measuring
+from ..job import measuring, opened
 from ..measuring import Executor
 from ..observing import Observers, name_of
-from ..recording import shared
 from ..resolve import Resolved
 from ..run import EventLog
 from ..strategy import Strategy
@@ -39,22 +37,14 @@ def make_observers(r: Resolved, folder: Path, notify: Notify) -> Observers:
 @contextmanager
 def executor_of(r: Resolved, context: Context, folder: Path) -> Iterator[Executor]:
     """Who measures inside the block, for the run in `folder`: the configured executor."""
-    entry = r.executor.entry
-    available: dict[str, Any] = {"measure": r.measurer(context)}
-    with ExitStack() as until_the_end:
-        if "job" in entry.injected:
-            threads = r.config.threads or max(1, torch.get_num_threads() // r.config.at_once)
-            recorded = until_the_end.enter_context(shared(folder))
-            available["job"] = measuring(r, folder, recorded, threads)
-        executor = r.executor(**available)
-        if not isinstance(executor, Executor):
-            raise ConfigError(f"executor '{entry.name}' lacks one of: workers, submit, close")
-        until_the_end.callback(executor.close)
+    threads = r.config.threads or max(1, torch.get_num_threads() // r.config.at_once)
+    job = lambda recorded: measuring(r, folder, recorded, threads)
+    with opened(r.executor, r.measurer(context), folder, job) as executor:
         if executor.workers > r.config.open_trials:
             logger.warning(
                 "executor '%s' can make %d measurements at once, and at most %d trials are open: a larger 'window' "
                 "would use it, in another search",
-                *(entry.name, executor.workers, r.config.open_trials),
+                *(r.executor.entry.name, executor.workers, r.config.open_trials),
             )
         yield executor
 
