@@ -60,18 +60,20 @@ class Executing(Protocol):
     def workers(self) -> int | None: ...
     @property
     def at_once(self) -> int: ...
+    @property
+    def timed(self) -> bool: ...
 
 
-def executor_of(config: Executing, host: Host, *, timed: bool = False) -> Part:
+def executor_of(config: Executing, host: Host) -> Part:
     """Who is asked to measure: the executor that is named, with its workers; else the first default that can make so
-    many measurements at once and, where one may have to be ended (`timed`), can do that."""
+    many measurements at once and, where one may have to be ended, can do that."""
     workers = {"workers": config.at_once}
     if config.executor is not None:
         given = {} if config.workers is None else workers
         return config.executor.model_copy(update={"options": {**config.executor.options, **given}})
     for entry in host.defaults("executor"):
         several = any(option.name == "workers" for option in entry.options)
-        if (several or config.at_once == 1) and ("timeout" in entry.offers or not timed):
+        if (several or config.at_once == 1) and ("timeout" in entry.offers or not config.timed):
             return Part(type=entry.name, options=workers if several else {})
     raise ConfigError(_lacking(host, "executor", "executor: NAME"))
 

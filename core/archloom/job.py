@@ -33,7 +33,8 @@ class Job(Generic[Made]):
     """How to make, in any process, what works for a run. It can be pickled, and is equal to its copies.
 
     maker: an importable function. configuration: plain data, as JSON. files: the plugin files. threads: of PyTorch on
-    the CPU, for one process. recorded: can be pickled too.
+    the CPU, for one process. recorded: can be pickled too. strict: what is lost with its process ends the run, where it
+    would be a failed outcome.
     """
 
     maker: Making[Made]
@@ -42,6 +43,7 @@ class Job(Generic[Made]):
     folder: Path
     threads: int
     recorded: Recorded
+    strict: bool = False
 
     def prepare(self) -> Made:
         """Make it in this process, which is given its number of threads."""
@@ -75,7 +77,7 @@ def _made(job: Job[Made]) -> Made:
 def measuring(r: Resolved, folder: Path, recorded: Recorded, threads: int) -> Job[Measurer]:
     """The job of measuring for the run in `folder`: prepared, it is a `Measurer`."""
     configuration = json.dumps(r.config.model_dump(mode="json"))
-    return Job(_measurer, configuration, r.host.files, folder, threads, recorded)
+    return Job(_measurer, configuration, r.host.files, folder, threads, recorded, r.config.strict)
 
 
 def _measurer(data: Any, host: Host, folder: Path, recorded: Recorded) -> Measurer:

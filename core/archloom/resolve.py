@@ -160,7 +160,7 @@ def _check_options(config: SearchConfig, host: Host) -> None:
     parts: list[tuple[Kind, Part]] = [
         ("space", config.space),
         ("recipe", config.recipe),
-        ("executor", executor_of(config, host, timed=config.timed)),
+        ("executor", executor_of(config, host)),
     ]
     parts += [("task", part) for part in (config.task,) if part is not None]
     parts += [("estimator", part) for part in config.estimators]
@@ -189,9 +189,7 @@ def completed(config: SearchConfig, host: Host) -> SearchConfig:
         "recipe": "recipe",
     }
     parts = {name: part for name in kinds if (part := getattr(config, name)) is not None}
-    executor = (
-        None if config.executor is None else whole("executor", executor_of(config, host, timed=config.timed))
-    )
+    executor = None if config.executor is None else whole("executor", executor_of(config, host))
     model = {
         name: whole("component", part, f"{name}.")
         for name in ("neck", "head", "loss")

@@ -28,7 +28,7 @@ class Workers:
     offers = ("timeout",)
 
     def __init__(self, job: Job[Measurer], *, workers: Annotated[int, Field(ge=1, le=MOST)] = 1) -> None:
-        self.workers, self._strict = workers, job.data["strict"]
+        self.workers, self._strict = workers, job.strict
         self._processes = Processes(workers, _prepare, (job,), lost=self._lost)
 
     def submit(self, architecture: Architecture, seed: int, fidelity: Fidelity = FULL) -> Future[Outcome]:

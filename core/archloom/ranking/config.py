@@ -19,8 +19,8 @@ class RankConfig(_Strict):
     truth: an estimator that knows the networks' figures, a table; metric: which of them is the truth. predictors:
     estimators; one that needs a supernet is applied to each of `supernets`, methods that are trained first. networks:
     how many are drawn, by the seed, of those that the truth knows, or all. top: the k of precision at top k.
-    resamples: of the bootstrap. The seed also draws all weights. executor, workers: where estimates are made that need
-    no supernet.
+    resamples: of the bootstrap. The seed also draws all weights. executor, workers: where predictors estimate that
+    need no supernet.
     """
 
     space: PartLike
@@ -50,6 +50,11 @@ class RankConfig(_Strict):
     def at_once(self) -> int:
         """How many estimates are to be made at once."""
         return at_once(self.executor, self.workers)
+
+    @property
+    def timed(self) -> bool:
+        """Whether an estimate may have to be ended: not here."""
+        return False
 
 
 def parse_rank(data: Any, where: str = "the configuration") -> RankConfig:

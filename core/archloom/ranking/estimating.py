@@ -25,9 +25,6 @@ from ..strategy import Recorded
 from .config import parse_rank
 from .plan import Plan, Predictor, make_plan
 
-TRUTH = "truth: "
-"""Stands before the names of the truth's metrics."""
-
 
 @dataclass(frozen=True)
 class Estimating:
@@ -71,9 +68,9 @@ def estimates(
 
 @contextmanager
 def _executor_of(plan: Plan, predictor: Predictor, context: Context, folder: Path) -> Iterator[Executor]:
-    """The configured executor; this process where the weights of a supernet are used, which are here."""
+    """The configured executor; this process for the truth, a table, and for the weights of a supernet, which are here."""
     measure = Estimating(predictor.key, predictor.estimator, context)
-    if predictor.supernet is not None:
+    if predictor.supernet is not None or predictor.estimator is plan.truth:
         yield Here(measure)
         return
     config = plan.config
@@ -86,7 +83,6 @@ def _executor_of(plan: Plan, predictor: Predictor, context: Context, folder: Pat
 
 def _estimating(data: Any, host: Host, folder: Path, recorded: Recorded) -> Estimating:
     plan = make_plan(parse_rank(data["config"]), host)
-    predictors = [Predictor(TRUTH, plan.truth), *plan.predictors]
-    predictor = next(one for one in predictors if one.key == data["predictor"] and one.supernet is None)
+    predictor = next(one for one in plan.predictors if one.key == data["predictor"])
     context = replace(plan.context, recorded=recorded).measuring()
     return Estimating(predictor.key, predictor.estimator, context)

@@ -38,7 +38,7 @@ from ..session.process import cpu_threads
 from ..surroundings import undisturbed
 from .agreement import Array, agreement, kendall, resampling
 from .config import RankConfig, as_rank
-from .estimating import TRUTH, estimates
+from .estimating import estimates
 from .plan import BASELINES, Plan, Predictor, make_plan
 
 logger = logging.getLogger("archloom")
