@@ -68,7 +68,7 @@ def estimates(
 
 @contextmanager
 def _executor_of(plan: Plan, predictor: Predictor, context: Context, folder: Path) -> Iterator[Executor]:
-    """The configured executor; this process for the truth, a table, and for the weights of a supernet, which are here."""
+    """The configured executor; this process for the truth and for the weights of a supernet, which are here."""
     measure = Estimating(predictor.key, predictor.estimator, context)
     if predictor.supernet is not None or predictor.estimator is plan.truth:
         yield Here(measure)
