@@ -20,11 +20,12 @@ PINNED = """
     Architecture ArchloomError Around Chain CheckpointError Choice ConfigError Constraint Context Estimator
     Executor FULL Features Fidelity GlobalAverage Here Host INHERITED ImageTask Job LinearHead Measurer Metric
     Model ModelParts NamedArchitecture Objective Option Outcome PluginError Policy Progress Proposal Ranks
-    Recipe Recorded Register Result RunContext STATIC Scoring SearchError SearchSpace SharedChoice SharedNetwork
-    SpaceError Split Strategy Supernet TRAINING Task TaskError Trial UnknownName WeightFormat WeightSharing
-    WeightsError assemble_shared batches build build_chain build_model build_wired check count decide deepest
-    derive_seed find forked_rng hookimpl input_shape known_parts load_weights make mutate nearest own_rng
-    python_rng resume retrain sample search size stratified_split supernet topk_accuracy torch_rng version violations
+    Recipe Recorded Register Result RunContext STATIC Scoring SearchError SearchSpace SeriesAverage SharedChoice
+    SharedNetwork SpaceError Split Strategy Supernet TRAINING Task TaskError Trial UnknownName WeightFormat
+    WeightSharing WeightsError assemble_shared batches build build_chain build_model build_wired check count
+    decide deepest derive_seed find forked_rng hookimpl input_shape known_parts layout_of load_weights make
+    mutate nearest own_rng python_rng resume retrain sample search size stratified_split supernet topk_accuracy
+    torch_rng version violations
 """
 """What plugins may rely on. A name that goes from here needs a line in the changelog, and its old path stays."""
 

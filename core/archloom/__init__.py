@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         LinearHead,
         Model,
         ModelParts,
+        SeriesAverage,
         assemble_shared,
         deepest,
         topk_accuracy,
@@ -84,7 +85,7 @@ if TYPE_CHECKING:
     )
     from .splitting import stratified_split
     from .strategy import Progress, Proposal, Recorded, Strategy, WeightSharing
-    from .task import ImageTask, Split, Task, batches
+    from .task import ImageTask, Split, Task, batches, layout_of
     from .training import Recipe
     from .trial import Trial
     from .weights import load_weights
@@ -109,7 +110,8 @@ _NAMES = {
     "job": "Job",
     "measuring": "Executor Here Measurer Outcome",
     "metrics": "Metric Scoring",
-    "model": "Features GlobalAverage LinearHead Model ModelParts assemble_shared deepest topk_accuracy",
+    "model": "Features GlobalAverage LinearHead Model ModelParts SeriesAverage assemble_shared deepest "
+    "topk_accuracy",
     "objective": "Constraint Objective",
     "plugins": "Host",
     "randomness": "derive_seed forked_rng python_rng torch_rng",
@@ -122,7 +124,7 @@ _NAMES = {
     "input_shape mutate sample size violations",
     "splitting": "stratified_split",
     "strategy": "Progress Proposal Recorded Strategy WeightSharing",
-    "task": "ImageTask Split Task batches",
+    "task": "ImageTask Split Task batches layout_of",
     "training": "Recipe",
     "trial": "Trial",
     "weights": "load_weights",
@@ -176,6 +178,7 @@ __all__ = [
     "Scoring",
     "SearchError",
     "SearchSpace",
+    "SeriesAverage",
     "SharedChoice",
     "SharedNetwork",
     "SpaceError",
@@ -205,6 +208,7 @@ __all__ = [
     "hookimpl",
     "input_shape",
     "known_parts",
+    "layout_of",
     "load_weights",
     "make",
     "mutate",

@@ -3,7 +3,7 @@
 import math
 
 import archloom
-from archloom.space import mutate, sample
+from archloom import mutate, sample
 
 
 class Annealing:

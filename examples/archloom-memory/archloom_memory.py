@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 import archloom
-from archloom.architecture import Architecture
-from archloom.estimator import STATIC, Context, Metric
-from archloom.model import output_shape
+from archloom import STATIC, Architecture, Context, Metric
+from archloom.meta import output_shape
 
 
 class ActivationMemory:

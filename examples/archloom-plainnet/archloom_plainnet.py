@@ -5,9 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 import archloom
-from archloom.architecture import Architecture, Choice
-from archloom.errors import SpaceError
-from archloom.space import Around, build_chain
+from archloom import Architecture, Around, Choice, SpaceError, build_chain
 
 KERNELS, WIDTHS = (3, 5), (1, 2, 4)
 BLOCKS = {f"k{kernel}_w{width}": (kernel, width) for kernel in KERNELS for width in WIDTHS}

@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from archloom.architecture import Architecture, Choice
-from archloom.errors import SpaceError
+from archloom import Architecture, Choice, SpaceError
 
 
 class Choices:

@@ -6,10 +6,7 @@ from __future__ import annotations
 import random
 from collections import deque
 
-from archloom.architecture import Architecture
-from archloom.errors import ConfigError
-from archloom.space import SearchSpace, mutate, sample
-from archloom.trial import Trial
+from archloom import Architecture, ConfigError, SearchSpace, Trial, mutate, sample
 
 from .options import at_least
 

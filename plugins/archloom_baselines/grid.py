@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from archloom.architecture import Architecture
-from archloom.space import SearchSpace, everything, violations
-from archloom.trial import Trial
+from archloom import Architecture, SearchSpace, Trial, violations
+from archloom.space import everything
 
 
 class GridSearch:

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import random
 
-from archloom.architecture import Architecture
-from archloom.space import SearchSpace, neighbours, sample
-from archloom.trial import Trial
+from archloom import Architecture, SearchSpace, Trial, sample
+from archloom.space import neighbours
 
 
 class LocalSearch:

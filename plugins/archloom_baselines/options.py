@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archloom.errors import ConfigError
+from archloom import ConfigError
 
 
 def at_least(strategy: str, least: int, **options: int) -> None:

@@ -12,12 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from archloom.architecture import Architecture, Choice, Option
-from archloom.errors import ConfigError, UnknownName
-from archloom.objective import Objective
-from archloom.randomness import derive_seed
-from archloom.space import SearchSpace, decide
-from archloom.trial import Trial
+from archloom import (
+    Architecture,
+    Choice,
+    ConfigError,
+    Objective,
+    Option,
+    SearchSpace,
+    Trial,
+    UnknownName,
+    decide,
+    derive_seed,
+)
 
 SAMPLERS: Mapping[str, str] = {
     "tpe": "TPESampler",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import random
 
-from archloom.architecture import Architecture
-from archloom.space import SearchSpace, sample
-from archloom.trial import Trial
+from archloom import Architecture, SearchSpace, Trial, sample
 
 
 class RandomSearch:

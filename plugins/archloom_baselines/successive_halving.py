@@ -8,10 +8,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from archloom.architecture import Architecture
-from archloom.space import SearchSpace, everything, sample, size
-from archloom.strategy import Proposal
-from archloom.trial import Trial
+from archloom import Architecture, Proposal, SearchSpace, Trial, sample, size
+from archloom.space import everything
 
 from .options import at_least
 

@@ -11,10 +11,18 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from archloom.architecture import Architecture
-from archloom.errors import ConfigError, UnknownName
-from archloom.space import Encoding, SearchSpace, everything, mutate, sample, size, violations
-from archloom.trial import Trial
+from archloom import (
+    Architecture,
+    ConfigError,
+    SearchSpace,
+    Trial,
+    UnknownName,
+    mutate,
+    sample,
+    size,
+    violations,
+)
+from archloom.space import Encoding, everything
 
 from .options import at_least
 

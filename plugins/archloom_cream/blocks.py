@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archloom.errors import SpaceError
+from archloom import SpaceError
 
 BlockType = Literal["ds", "ir", "cn", "basic", "bottleneck"]
 TYPES: tuple[BlockType, ...] = ("ds", "ir", "cn", "basic", "bottleneck")

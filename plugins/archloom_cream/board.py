@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from archloom.architecture import Architecture
+from archloom import Architecture
 
 GAP = 5.0
 """By how many points of accuracy the reference code lets a path in that costs more than the last one."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from archloom.errors import ConfigError
-from archloom.model import Model
+from archloom import ConfigError, Model
 from archloom.training import check_single_images, way_out_of_single_images
 
 from .paths import PathCosts

@@ -8,12 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from archloom.architecture import Architecture
-from archloom.context import RunContext
-from archloom.model import Model, evaluating
-from archloom.randomness import python_rng
+from archloom import Architecture, Model, RunContext, Split, batches, python_rng
+from archloom.meta import evaluating
 from archloom.space import side_of
-from archloom.task import Split, batches
 from archloom.training import precision_context, recalibrate_batchnorm
 
 from .paths import PathCosts, Shape

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from archloom.errors import SpaceError
+from archloom import SpaceError
 
 from .blocks import BlockSpec
 

@@ -15,17 +15,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from archloom.architecture import Architecture
-from archloom.context import RunContext
-from archloom.errors import ConfigError, SearchError
+from archloom import (
+    Architecture,
+    ConfigError,
+    Progress,
+    RunContext,
+    SearchError,
+    Trial,
+    assemble_shared,
+    batches,
+    derive_seed,
+    forked_rng,
+    python_rng,
+)
 from archloom.metrics import refuse_other
-from archloom.model import assemble_shared
-from archloom.randomness import derive_seed, forked_rng, python_rng
 from archloom.space import side_of
-from archloom.strategy import Progress
-from archloom.task import batches
 from archloom.training import parameter_groups, precision_context
-from archloom.trial import Trial
 from archloom.weight_sharing import Span, spans
 
 from .board import Board, Entry

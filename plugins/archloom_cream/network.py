@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archloom.space import Around
+from archloom import Around
 
 from .blocks import initialize
 

@@ -8,13 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from archloom.architecture import Architecture, Choice, Option
-from archloom.cost import count
-from archloom.errors import ConfigError, SearchError, SpaceError
-from archloom.model import Model
-from archloom.shared import Supernet
-from archloom.space import changed, decide, first_option, input_shape, sample, violations
-from archloom.task import Task
+from archloom import (
+    Architecture,
+    Choice,
+    ConfigError,
+    Model,
+    Option,
+    SearchError,
+    SpaceError,
+    Supernet,
+    Task,
+    count,
+    decide,
+    input_shape,
+    sample,
+    violations,
+)
+from archloom.space import changed, first_option
 from archloom.weight_sharing import OptionCosts, option_costs
 
 Sampling = Literal["uniform", "given", "board"]

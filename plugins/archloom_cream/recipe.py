@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from archloom.training import Recipe
+from archloom import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from archloom.architecture import Architecture
-from archloom.context import RunContext
-from archloom.model import Model
+from archloom import Architecture, Model, RunContext
 from archloom.training import precision_context
 
 from .paths import PathCosts

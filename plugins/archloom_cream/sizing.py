@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from archloom.errors import SpaceError
+from archloom import SpaceError
 
 from .blocks import BlockSpec
 from .costs import half, reference_count

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from archloom.architecture import Architecture, Choice
-from archloom.errors import SpaceError
-from archloom.space import NamedArchitecture, WeightFormat, build_chain, check
+from archloom import Architecture, Choice, NamedArchitecture, SpaceError, WeightFormat, build_chain, check
 
 from .blocks import BlockSpec, initialize, make_block
 from .costs import block_macs, half
@@ -24,7 +22,7 @@ from .strings import encode_stage
 from .weights import Place, reference_format
 
 if TYPE_CHECKING:
-    from archloom.task import Task
+    from archloom import Task
 
 
 class CreamSpace:

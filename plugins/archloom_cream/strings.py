@@ -19,7 +19,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Literal
 
-from archloom.errors import SpaceError
+from archloom import SpaceError
 
 from .blocks import TYPES, BlockSpec
 

@@ -8,9 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from archloom.architecture import Architecture
-from archloom.drawing import own_rng
-from archloom.errors import SearchError
+from archloom import Architecture, SearchError, own_rng
 
 from .board import Board
 from .matching import MatchingNetwork, distillation, meta_gradient

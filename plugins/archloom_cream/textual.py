@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from archloom.architecture import Architecture
-from archloom.errors import SpaceError
+from archloom import Architecture, SpaceError
 
 from .blocks import BlockSpec
 from .layout import FORMS, SE, Form

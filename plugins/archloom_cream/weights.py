@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from archloom.space import WeightFormat
+from archloom import WeightFormat
 
 Place = tuple[int, int]
 """(stage, block), stages counted from 1, blocks from 0."""

@@ -7,9 +7,8 @@ As a plugin it registers the search spaces `efficientnet`, whose one choice is t
 the coefficients of compound scaling over any base network.
 """
 
-from archloom import hookimpl
-from archloom.hookspecs import Register
-from archloom.weights import load_weights as load
+from archloom import Register, hookimpl
+from archloom import load_weights as load
 
 from .blocks import MBConv
 from .compound import Scale, compound

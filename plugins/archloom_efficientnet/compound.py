@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from archloom.errors import ConfigError
+from archloom import ConfigError
 
 ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
 """What the paper's search found for EfficientNet-B0."""

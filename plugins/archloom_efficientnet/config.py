@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from archloom.errors import ConfigError, UnknownName, nearest
+from archloom import ConfigError, UnknownName, nearest
 
 from .compound import Scale, round_filters, round_repeats
 

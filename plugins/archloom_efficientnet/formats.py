@@ -17,8 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 
-from archloom.errors import UnknownName, WeightsError
-from archloom.space import WeightFormat
+from archloom import UnknownName, WeightFormat, WeightsError
 
 from .config import NetworkConfig, Padding
 

@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from archloom.errors import ConfigError, UnknownName, WeightsError
+from archloom import ConfigError, UnknownName, WeightsError
 
 from .config import named
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from archloom.errors import ConfigError
+from archloom import ConfigError, WeightFormat
 from archloom.graphs import is_scripting, typed
-from archloom.space import WeightFormat
 
 from . import weights
 from .blocks import ConvNorm, MBConv, SqueezeExcite

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archloom.errors import ConfigError
+from archloom import ConfigError
 from archloom.graphs import is_scripting, typed
-from archloom.model import output_shape
+from archloom.meta import output_shape
 
 from .config import Padding
 

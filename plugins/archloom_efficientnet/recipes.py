@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from archloom.training import Recipe
+from archloom import Recipe
 
 Optimizer = Literal["sgd", "adamw", "rmsprop", "rmsprop_tf"]
 Schedule = Literal["cosine", "step", "exponential", "constant"]

@@ -15,18 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from archloom.architecture import Architecture, Choice
+from archloom import (
+    Architecture,
+    Choice,
+    ConfigError,
+    Host,
+    SearchSpace,
+    SpaceError,
+    check,
+    find,
+    input_shape,
+    make,
+)
 from archloom.documents import read_json
-from archloom.errors import ConfigError, SpaceError
-from archloom.plugins import Host
-from archloom.resolve import make
-from archloom.space import SearchSpace, check, input_shape
-from archloom.zoo import find
 
 from .compound import Scale, axis, compound, cost_factor, feasible, grid
 
 if TYPE_CHECKING:
-    from archloom.task import Task
+    from archloom import Task
 
 
 class ScalingSpace:

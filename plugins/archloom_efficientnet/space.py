@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from archloom.architecture import Architecture, Choice
-from archloom.space import NamedArchitecture, WeightFormat
+from archloom import Architecture, Choice, NamedArchitecture, WeightFormat
 
 from .config import NAMED, BlockArgs, NetworkConfig, Padding
 from .formats import weight_formats
 from .model import Features, adopt
 
 if TYPE_CHECKING:
-    from archloom.task import Task
+    from archloom import Task
 
 # top-1 accuracy on ImageNet in %: columns of the first version (ICML) and of arXiv v5; the paper's FLOPs
 # are multiply-adds, in units of 1e9. b8: AdvProp (1911.09665), l2: Noisy Student (1911.04252).

@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from archloom import ConfigError, WeightsError
 from archloom import weights as core
-from archloom.errors import ConfigError, WeightsError
 
 from .config import NetworkConfig
 from .formats import behaviour, classes_in, key_map

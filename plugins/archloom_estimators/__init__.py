@@ -4,8 +4,7 @@ measure."""
 from __future__ import annotations
 
 import archloom
-from archloom.hookspecs import Register
-from archloom.measuring import Here
+from archloom import Here, Register
 
 from .accuracy import InheritedAccuracy, TrainedAccuracy
 from .cost import Macs, Params

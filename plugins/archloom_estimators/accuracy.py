@@ -11,15 +11,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from archloom.architecture import Architecture
-from archloom.errors import CheckpointError, ConfigError
-from archloom.estimator import FULL, INHERITED, TRAINING, Context, Metric
+from archloom import (
+    FULL,
+    INHERITED,
+    TRAINING,
+    Architecture,
+    CheckpointError,
+    ConfigError,
+    Context,
+    Metric,
+    Model,
+    Recipe,
+    Task,
+    batches,
+)
 from archloom.metrics import ACCURACY, Classification, scoring_of
-from archloom.model import Model
-from archloom.run import load_checkpoint
 from archloom.space import side_of
-from archloom.task import Task, batches
-from archloom.training import GAP, Recipe, by_chance, doubt, evaluate, recalibrate_batchnorm, train
+from archloom.training import GAP, by_chance, doubt, evaluate, load_checkpoint, recalibrate_batchnorm, train
 
 logger = logging.getLogger("archloom")
 

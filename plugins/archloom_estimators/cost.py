@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from archloom.architecture import Architecture
-from archloom.cost import count
-from archloom.estimator import STATIC, Context, Metric
+from archloom import STATIC, Architecture, Context, Metric, count
 
 
 class Params:

@@ -9,11 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from archloom.architecture import Architecture
-from archloom.errors import SearchError
-from archloom.estimator import FULL, Fidelity
-from archloom.job import Job
-from archloom.measuring import Measurer, Outcome
+from archloom import FULL, Architecture, Fidelity, Job, Measurer, Outcome, SearchError
 from archloom.processes import MOST, Processes, Say, WorkerLost
 
 

@@ -7,10 +7,7 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from archloom.architecture import Architecture
-from archloom.errors import ConfigError, SearchError, nearest
-from archloom.estimator import STATIC, TRAINING, Context, Metric
-from archloom.plugins import Host
+from archloom import STATIC, TRAINING, Architecture, ConfigError, Context, Host, Metric, SearchError, nearest
 
 DIRECTIONS: Mapping[str, Literal["max", "min"]] = {
     "max": "max",

@@ -6,14 +6,20 @@ from collections.abc import Mapping
 
 import torch
 
-from archloom.architecture import Architecture
-from archloom.estimator import INHERITED, STATIC, Context, Metric
+from archloom import (
+    INHERITED,
+    STATIC,
+    Architecture,
+    Context,
+    Metric,
+    ModelParts,
+    SearchSpace,
+    Task,
+    layout_of,
+    torch_rng,
+)
 from archloom.latency import LatencyTable, build_table, check_images, measure, table_name
 from archloom.metrics import num_outputs
-from archloom.model import ModelParts
-from archloom.randomness import torch_rng
-from archloom.space import SearchSpace
-from archloom.task import Task, layout_of
 
 
 class MeasuredLatency:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from archloom.model import Model
+from archloom import Model
 from archloom.shared import an_architecture
 from archloom.training import check_single_images, way_out_of_single_images
 

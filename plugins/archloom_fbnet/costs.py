@@ -10,10 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from archloom import ConfigError, Model, ModelParts
 from archloom.documents import parse_json, read_text
-from archloom.errors import ConfigError
 from archloom.latency import LatencyTable, Setting, Timing, build_table
-from archloom.model import Model, ModelParts
 from archloom.weight_sharing import option_costs
 
 Unit = Literal["us", "ms", "K", "M"]

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from archloom.errors import ConfigError
+from archloom import ConfigError
 
 logger = logging.getLogger("archloom")
 

@@ -18,19 +18,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archloom.architecture import Architecture
-from archloom.drawing import own_rng
-from archloom.errors import ConfigError, SearchError, SpaceError
+from archloom import (
+    Architecture,
+    ConfigError,
+    Model,
+    ModelParts,
+    Progress,
+    Ranks,
+    Recorded,
+    SearchError,
+    SpaceError,
+    Task,
+    Trial,
+    assemble_shared,
+    batches,
+    derive_seed,
+    forked_rng,
+    own_rng,
+    python_rng,
+    torch_rng,
+)
 from archloom.metrics import Classification, Totals, num_outputs, scoring_of
 from archloom.mixing import Mixture
-from archloom.model import Model, ModelParts, assemble_shared
-from archloom.randomness import derive_seed, forked_rng, python_rng, torch_rng
-from archloom.ranks import Ranks
 from archloom.shared import derive
-from archloom.strategy import Progress, Recorded
-from archloom.task import Task, batches
 from archloom.training import precision_context
-from archloom.trial import Trial
 from archloom.weight_sharing import Span, held_still, spans
 
 from .checks import check_batches

@@ -24,7 +24,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archloom.errors import SpaceError, nearest
+from archloom import SpaceError, nearest
 from archloom.graphs import is_scripting, unhooked
 
 Norm = Literal["bn", "gn", "frozen_bn"]

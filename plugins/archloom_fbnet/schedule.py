@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from archloom.errors import ConfigError
+from archloom import ConfigError
 from archloom.mixing import Draw, gumbel_softmax, straight_through, top_k
 
 Phase = Literal["weights", "theta"]

@@ -9,9 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from archloom.architecture import Architecture, Choice
-from archloom.errors import SpaceError
-from archloom.space import Around, NamedArchitecture, WeightFormat, build_chain
+from archloom import Architecture, Around, Choice, NamedArchitecture, SpaceError, WeightFormat, build_chain
 
 from .named import NETWORKS
 from .primitives import (

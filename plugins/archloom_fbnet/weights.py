@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from archloom.errors import WeightsError
-from archloom.space import WeightFormat
+from archloom import WeightFormat, WeightsError
 
 _RULES = (
     (re.compile(r"backbone\.(?:network\.)?stem\.(.+)"), r"first.\1"),

@@ -11,11 +11,18 @@ from typing import Any
 
 import torch
 
-from archloom.architecture import Architecture
-from archloom.drawing import own_rng
-from archloom.errors import ConfigError, SpaceError
-from archloom.estimator import STATIC, Context, Metric
-from archloom.space import SearchSpace, decide, from_text, to_text
+from archloom import (
+    STATIC,
+    Architecture,
+    ConfigError,
+    Context,
+    Metric,
+    SearchSpace,
+    SpaceError,
+    decide,
+    own_rng,
+)
+from archloom.space import from_text, to_text
 
 FORMAT = "archloom digits table 1"
 

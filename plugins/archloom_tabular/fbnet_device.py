@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
-from archloom.architecture import Architecture
-from archloom.errors import ConfigError, SpaceError
-from archloom.estimator import STATIC, Context, Metric
+from archloom import STATIC, Architecture, ConfigError, Context, Metric, SpaceError
 
 Device = Literal["eyeriss", "fpga", "pixel3", "raspi4"]
 FORMAT = "archloom FBNet device table 1"

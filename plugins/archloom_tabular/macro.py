@@ -11,10 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from archloom.architecture import Architecture
-from archloom.errors import ConfigError
-from archloom.estimator import STATIC, Context, Metric
-from archloom.space import SearchSpace
+from archloom import STATIC, Architecture, ConfigError, Context, Metric, SearchSpace
 
 from .space import NAMES, OPTIONS, decode, encode
 

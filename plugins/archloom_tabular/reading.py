@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from archloom.errors import ConfigError, nearest
+from archloom import ConfigError, nearest
 
 from .unpickling import read_pickle
 

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from archloom.architecture import Architecture, Choice
-from archloom.errors import SpaceError
-from archloom.space import Around, build_chain
+from archloom import Architecture, Around, Choice, SpaceError, build_chain
 
 OPTIONS = ("identity", "k3_e3", "k5_e6")
 """In the order of the table's digits 0, 1 and 2."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from archloom.architecture import Architecture, Choice
-from archloom.errors import ConfigError, SpaceError
-from archloom.estimator import STATIC, Context, Metric
-from archloom.space import check, from_text, option_of
+from archloom import STATIC, Architecture, Choice, ConfigError, Context, Metric, SpaceError, check
+from archloom.space import from_text, option_of
 
 from .reading import Record, read_records
 

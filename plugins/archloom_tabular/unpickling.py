@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from archloom.errors import ConfigError
+from archloom import ConfigError
 
 KINDS = frozenset("?bhilqpBHILQPefdgFD")  # numbers and truth values; neither objects, records nor text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import archloom
-from archloom.hookspecs import Register
+from archloom import Register
 
 from . import cifar, digits, fake, folder
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archloom.errors import ConfigError, UnknownName
-from archloom.model import Features, call_on_meta, evaluating
-from archloom.weights import load_weights, read_weights, unwrap
+from archloom import ConfigError, Features, UnknownName, load_weights
+from archloom.meta import call_on_meta, evaluating
+from archloom.weights import read_weights, unwrap
 
 from .frozen import freeze, still_norms, submodules
 from .resnet import stage_indices

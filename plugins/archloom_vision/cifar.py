@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import TensorDataset
 
-from archloom.augmentation import Policy
-from archloom.errors import TaskError
-from archloom.task import ImageTask
+from archloom import ImageTask, Policy, TaskError
 
 from .common import at_least, loading_processes, shares, torchvision_module
 from .transforms import Normalize, Triple, cropped_and_flipped, described, statistics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from archloom.errors import ConfigError
+from archloom import ConfigError
 from archloom.processes import processors
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import archloom
-from archloom.hookspecs import Register
-from archloom.model import GlobalAverage, SeriesAverage
+from archloom import GlobalAverage, Register, SeriesAverage
 
 from . import focal, losses
 from .backbones import TimmBackbone, TorchvisionBackbone

@@ -9,9 +9,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import TensorDataset
 
-from archloom.augmentation import Policy
-from archloom.splitting import stratified_split
-from archloom.task import ImageTask
+from archloom import ImageTask, Policy, stratified_split
 
 from .common import at_least, shares
 from .transforms import Policied, Shifted, Standardize, described

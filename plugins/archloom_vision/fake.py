@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from archloom.randomness import torch_rng
-from archloom.task import ImageTask
+from archloom import ImageTask, torch_rng
 
 from .common import at_least, shares
 from .transforms import Standardize

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archloom.errors import ConfigError
+from archloom import ConfigError
 from archloom.losses import weighted_loss
 
 from .losses import Reduction, Weighted, one_hot

@@ -9,11 +9,7 @@ from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
-from archloom import pictures
-from archloom.augmentation import Policy
-from archloom.errors import TaskError
-from archloom.randomness import python_rng
-from archloom.task import ImageTask
+from archloom import ImageTask, Policy, TaskError, pictures, python_rng
 
 from .common import at_least, loading_processes, shares, torchvision_module
 from .transforms import EVAL_CROP, Normalize, described, photograph, statistics

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from archloom.backbone import known_parts
+from archloom import known_parts
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 

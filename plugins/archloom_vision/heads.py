@@ -6,8 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from archloom.errors import ConfigError
-from archloom.model import Features, LinearHead, deepest, topk_accuracy
+from archloom import ConfigError, Features, LinearHead, deepest, topk_accuracy
 
 
 def linear_head(in_channels: int, num_classes: int, *, dropout: float = 0.0) -> nn.Module:

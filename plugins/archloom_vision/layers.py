@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archloom.errors import ConfigError, UnknownName
+from archloom import ConfigError, UnknownName
 
 
 class StandardizedConv2d(nn.Conv2d):

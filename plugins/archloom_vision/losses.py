@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archloom.errors import ConfigError
+from archloom import ConfigError, build, load_weights
 from archloom.losses import REDUCTIONS, distillation, reduction_of, weighted_loss
-from archloom.model import evaluating
-from archloom.weights import load_weights
-from archloom.zoo import build
+from archloom.meta import evaluating
 
 Reduction = Literal["mean", "sum", "none"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archloom.errors import ConfigError
-from archloom.model import Features
+from archloom import ConfigError, Features
 
 
 class Identity(nn.Module):

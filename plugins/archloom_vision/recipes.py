@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import archloom
-from archloom.hookspecs import Register
-from archloom.training import Recipe
+from archloom import Recipe, Register
 
 Schedule = Literal["cosine", "step", "exponential", "constant"]
 

@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from archloom.errors import ConfigError
+from archloom import ConfigError, Features, load_weights
 from archloom.graphs import is_scripting
-from archloom.model import Features
-from archloom.weights import load_weights, read_weights, unwrap
+from archloom.weights import read_weights, unwrap
 
 from .frozen import freeze, still_norms
 from .layers import build_conv, build_norm

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from archloom.augmentation import Policy
+from archloom import Policy
 
 from .common import torchvision_module
 

@@ -3,8 +3,8 @@ import random
 
 from archloom_annealing import Annealing
 
+from archloom import Trial
 from archloom.testing import StrategyContract, TinySpace
-from archloom.trial import Trial
 
 
 class TestAnnealingKeepsTheContract(StrategyContract):

@@ -2,8 +2,7 @@ import pytest
 import torch
 from archloom_plainnet import PlainNet
 
-from archloom.errors import SpaceError
-from archloom.space import check, size
+from archloom import SpaceError, check, size
 from archloom.testing import SharedSpaceContract
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from archloom_small_darts import OPERATIONS, Cells, Darts
 
-from archloom.space import check, size
+from archloom import check, size
 from archloom.testing import SharedSpaceContract, WeightSharingContract
 
 SMALL = {"channels": 4, "cells": 2, "nodes": 3}

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archloom.architecture import Architecture
-from archloom.errors import SearchError
-from archloom.estimator import STATIC, Context, Metric
+from archloom import STATIC, Architecture, Context, Metric, SearchError
 
 from .common import finite, first_batch, fresh
 

@@ -7,12 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from archloom.architecture import Architecture
-from archloom.errors import ConfigError, SearchError
-from archloom.estimator import Context
-from archloom.model import Model
+from archloom import Architecture, ConfigError, Context, Model, SearchError, batches
 from archloom.space import side_of
-from archloom.task import batches
 
 BATCH_SEED = 0
 """The batch is the same for every network, whatever the seed of its weights: only then can scores be compared."""

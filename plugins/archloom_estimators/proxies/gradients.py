@@ -11,9 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from archloom.architecture import Architecture
-from archloom.errors import ConfigError
-from archloom.estimator import STATIC, Context, Metric
+from archloom import STATIC, Architecture, ConfigError, Context, Metric
 
 from .common import finite, first_batch, fresh, gradients, scored_weights
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from archloom.architecture import Architecture
-from archloom.estimator import STATIC, Context, Metric
+from archloom import STATIC, Architecture, Context, Metric
 
 from .common import finite, first_batch, fresh
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from archloom.architecture import Architecture
-from archloom.estimator import STATIC, Context, Metric
+from archloom import STATIC, Architecture, Context, Metric
 
 from .common import finite, fresh, gradients, scored_weights
 

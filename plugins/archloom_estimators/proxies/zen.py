@@ -9,10 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archloom.architecture import Architecture
-from archloom.errors import ConfigError
-from archloom.estimator import STATIC, Context, Metric
-from archloom.randomness import torch_rng
+from archloom import STATIC, Architecture, ConfigError, Context, Metric, torch_rng
 
 from .common import finite, fresh
 
