@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import warnings
 
 import pytest
 import torch
+import torch.fx
 from torch import nn
 
 from archloom import testing
@@ -13,7 +15,15 @@ from archloom.architecture import Architecture
 from archloom.errors import ConfigError, SpaceError
 from archloom.mixing import Mixture, softmax
 from archloom.model import AuxiliaryLoss, ModelParts, assemble, assemble_shared
-from archloom.shared import SharedNetwork, Supernet, derive, offers, relaxed, shared_network
+from archloom.shared import (
+    SharedNetwork,
+    Supernet,
+    an_architecture,
+    derive,
+    offers,
+    relaxed,
+    shared_network,
+)
 from archloom.space import sample
 from archloom.testing import tiny_task
 from wired import Auxiliary, Cells, Deep, Elastic, TokenMean, Tokens
@@ -188,6 +198,25 @@ def test_a_model_that_owns_its_head_can_be_copied_in_the_midst_of_training():
     assert isinstance(child.loss, AuxiliaryLoss)
     child.loss(child(x), y).backward()
     assert child.backbone.early.weight.grad is not None
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("way", [torch.jit.script, torch.fx.symbolic_trace])
+def test_an_extracted_model_can_be_made_a_graph(name, way):
+    space = SPACES[name]()
+    child = assemble_shared(space, TASK, parts_for(name), seed=0).extract(an_architecture(space)).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit says that it is old
+        assert torch.allclose(way(child)(batch()[0]), child(batch()[0]), atol=1e-6)
+
+
+def test_a_compiled_model_weighs_auxiliary_logits_too():
+    path, (x, y) = Architecture({"first": "k1", "second": "k3"}), batch()
+    model = assemble(Auxiliary(), path, TASK, ModelParts(), seed=0).train()
+    expected = model.loss(model(x), y)
+    compiled = torch.compile(model, backend="eager")
+    for _ in range(2):
+        assert torch.allclose(model.loss(compiled(x), y), expected)
 
 
 def test_a_network_that_gives_other_than_logits_is_refused():

@@ -78,21 +78,23 @@ class Model(nn.Module):
 
     def extract(self, architecture: Architecture) -> Model:
         """One architecture of a supernet as a model of its own, with copies of the weights."""
-        backbone = self.shared.extract(architecture)
-        return Model(backbone, *(copy.deepcopy(part) for part in (self.neck, self.head, self.loss)))
-
-    @property
-    def shared(self) -> SharedNetwork:
-        """The backbone, which holds every network of a space; a SpaceError where it holds one."""
         if not isinstance(self.backbone, SharedNetwork):
             raise SpaceError(
                 f"{type(self.backbone).__name__} is no shared network: it holds one network alone"
             )
-        return self.backbone
+        backbone = self.backbone.extract(architecture)
+        return Model(backbone, *(copy.deepcopy(part) for part in (self.neck, self.head, self.loss)))
 
 
 class SupernetModel(Model):
     """A model whose backbone is a supernet: `model(x, selection)` runs what the selection says."""
+
+    @property
+    def shared(self) -> SharedNetwork:
+        """The backbone, as what it is."""
+        shared: Any = self.backbone
+        found: SharedNetwork = shared
+        return found
 
     def forward(self, x: Tensor, *selection: Any) -> Tensor:
         return self.head(self.neck(self.backbone(x, *selection)))
@@ -108,13 +110,9 @@ class AuxiliaryLoss(nn.Module):
         super().__init__()
         self.main, self.weight = main, weight
         self._auxiliary: tuple[Tensor, ...] = ()
+        self.label_smoothing = float(getattr(main, "label_smoothing", 0.0))
         if hasattr(main, "see"):
             self.see = main.see
-
-    @property
-    def label_smoothing(self) -> float:
-        """That of the loss itself."""
-        return float(getattr(self.main, "label_smoothing", 0.0))
 
     def main_of(self, given: Any) -> Any:
         """The logits of what a network gave; its auxiliary logits are kept for the next call of the loss."""
@@ -122,6 +120,7 @@ class AuxiliaryLoss(nn.Module):
         self._auxiliary = whole[1:]
         return whole[0]
 
+    @torch.jit.unused  # a graph of the model is of its forward, not of its training
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         loss: Tensor = self.main(logits, targets)
         auxiliary, self._auxiliary = self._auxiliary, ()
@@ -361,7 +360,7 @@ def assemble_shared(
     *,
     seed: int,
     device: torch.device | str = "cpu",
-) -> Model:
+) -> SupernetModel:
     """A space's shared network as a model for a task, on the device: `model(x, selection)`, weights from `seed`."""
     model = parts.assemble(
         shared_network(space, seed, num_outputs(task)),
@@ -371,6 +370,7 @@ def assemble_shared(
         selection=(an_architecture(space),),
         owns_head=bool(getattr(space, "owns_head", False)),
     )
+    assert isinstance(model, SupernetModel)  # since it was given a selection
     return model.to(device).to(memory_format=torch.channels_last)
 
 

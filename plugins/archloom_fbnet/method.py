@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from archloom import (
     Architecture,
     ConfigError,
-    Model,
     ModelParts,
     Progress,
     Ranks,
@@ -40,7 +39,7 @@ from archloom import (
 )
 from archloom.metrics import Classification, Totals, num_outputs, scoring_of
 from archloom.mixing import Mixture
-from archloom.shared import derive
+from archloom.shared import derive, relaxed
 from archloom.training import precision_context
 from archloom.weight_sharing import Span, held_still, spans
 
@@ -127,7 +126,11 @@ class FBNet:
             temperature, temperature_decay, floor, start=warmup_epochs if reference else 0
         )
         self.draw = draw_of(mode, k)
-        self.supernet = self._supernet(model)
+        self.supernet = assemble_shared(space, task, model, seed=seed)
+        self._check_space()
+        if reference:
+            self._reset_classifier()
+        self.supernet.to(device)
         self.theta = {
             name: nn.Parameter(torch.full((options,), 1 / options, device=device))
             for name, options in self.supernet.shared.mixable.items()
@@ -339,27 +342,33 @@ class FBNet:
 
     # -- set-up ----------------------------------------------------------------------------------------
 
-    def _supernet(self, parts: ModelParts) -> Model:
-        model = assemble_shared(self.space, self.task, parts, seed=self.seed)
-        undecided = [choice.name for choice in self.space.choices if choice.name not in model.shared.mixable]
-        if undecided and not hasattr(self.space, "derive"):
+    def _check_space(self) -> None:
+        """Refuse a space about which theta cannot decide."""
+        mixed, derived = self.supernet.shared.mixable, hasattr(self.space, "derive")
+        undecided = [
+            name
+            for name in (relaxed(self.space) if derived else [choice.name for choice in self.space.choices])
+            if name not in mixed
+        ]
+        if undecided:
             raise SpaceError(
                 f"FBNet decides between layers, and {undecided} are none; "
                 "fix them in the space, or use another method"
             )
         conditional = [choice.name for choice in self.space.choices if choice.when]
-        if conditional and not hasattr(self.space, "derive"):
+        if conditional and not derived:
             raise SpaceError(
                 f"FBNet's loss counts every layer, and {conditional} are there only under conditions; make the option "
                 "of leaving a layer out one of its own (skip), or use another method"
             )
-        if self.reference:
-            with own_rng(self.seed, "classifier"):
-                for module in model.head.modules():
-                    if isinstance(module, nn.Linear):
-                        nn.init.normal_(module.weight, 0, 0.01)
-                        nn.init.zeros_(module.bias)
-        return model.to(self.device)
+
+    def _reset_classifier(self) -> None:
+        """Weights as the reference code draws them."""
+        with own_rng(self.seed, "classifier"):
+            for module in self.supernet.head.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, 0, 0.01)
+                    nn.init.zeros_(module.bias)
 
     def _cost_table(
         self, parts: ModelParts, cost: str, unit: Unit, table: str | None, recorded: Recorded
