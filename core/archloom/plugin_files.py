@@ -35,12 +35,19 @@ LARGEST = 16 * 2**20
 
 
 _FUNCTION = re.compile(r"(.+\.py):([^\W\d]\w*)")
+_OF_PACKAGE = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
 
 
 def parts_of(entry: str | Path) -> tuple[Path, str]:
     """File and function of `train.py:evaluate`; of a file alone the function is empty."""
     found = _FUNCTION.fullmatch(str(entry))
     return (Path(found[1]), found[2]) if found else (Path(entry), "")
+
+
+def of_package(entry: str | Path) -> tuple[str, str]:
+    """Module and function of `package.module:evaluate`; both are empty for anything else."""
+    found = None if parts_of(entry)[1] else _OF_PACKAGE.fullmatch(str(entry))
+    return (found[1], found[2]) if found else ("", "")
 
 
 def from_folder(entry: str, home: Path) -> str:
@@ -51,18 +58,26 @@ def from_folder(entry: str, home: Path) -> str:
     return str(home / entry) if there else entry
 
 
+def absolute(entry: str | Path) -> str:
+    """A plugin file wherever one works; what is installed goes by its name."""
+    return str(entry) if of_package(entry)[0] else str(Path(entry).resolve())
+
+
 @dataclass(frozen=True)
 class PluginFile:
     """A plugin file. files: path from its folder -> content, of itself first and then of its neighbours. function: its
-    name, where the file is there for one function and registers nothing."""
+    name, where the file is there for one function and registers nothing. module: where it is installed, its name."""
 
     path: Path
     files: Mapping[str, bytes] = field(repr=False)
     function: str = ""
+    module: str = ""
 
     @property
     def entry(self) -> str:
         """How a configuration names it."""
+        if self.module:
+            return f"{self.module}:{self.function}"
         return f"{self.path}:{self.function}" if self.function else str(self.path)
 
     @property
@@ -71,14 +86,21 @@ class PluginFile:
         whole = hashlib.sha256()
         for name in [self.path.name, *sorted(set(self.files) - {self.path.name})]:
             whole.update(f"{name}\0{hashlib.sha256(self.files[name]).hexdigest()}\n".encode())
+        if self.function:  # another one of the same file is another plugin
+            whole.update(f"{self.module}:{self.function}\n".encode())
         return whole.hexdigest()
 
 
 def read_plugin(path: str | Path) -> PluginFile:
     """A plugin file and the neighbours that it imports, anywhere in it; a PluginError where it is no Python file.
 
-    path: the file, or the file and one of its functions, as `train.py:evaluate`.
+    path: the file, or the file and one of its functions, as `train.py:evaluate`; or the function of an installed
+    module, `package.module:evaluate`, of which the module's own file is read.
     """
+    module, function = of_package(path)
+    if module:
+        source = _source_of(module)
+        return PluginFile(source, {source.name: _content(source)}, function, module)
     named, function = parts_of(path)
     file = named.resolve()
     if not file.is_file() and function:
@@ -103,6 +125,24 @@ def read_plugin(path: str | Path) -> PluginFile:
                 )
             waiting += _neighbours(found[name], one, file.parent)
     return PluginFile(file, found, function)
+
+
+def _source_of(module: str) -> Path:
+    """The file of an installed module. Nothing is imported on the way: it may be a stranger who names it."""
+    spec, within, name = None, None, ""
+    for part in module.split("."):
+        name = f"{name}.{part}" if name else part
+        finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
+        specs = (find(name, within) for find in finders if find is not None)
+        spec = next((one for one in specs if one is not None), None)
+        if spec is None:
+            raise PluginError(
+                f"there is no module {name}, of which a function is asked for; is it installed?"
+            )
+        within = spec.submodule_search_locations
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise PluginError(f"the module {module} is not written in Python; write a function that calls it")
+    return Path(spec.origin)
 
 
 def _content(path: Path) -> bytes:
@@ -190,7 +230,7 @@ def load(plugin: PluginFile) -> ModuleType:
 
 def function_of(plugin: PluginFile) -> Callable[..., Any]:
     """The function that an entry names, its file run; a PluginError where there is none of that name."""
-    module = load(plugin)
+    module = _imported(plugin) if plugin.module else load(plugin)
     function = getattr(module, plugin.function, None)
     if callable(function):
         named: Callable[..., Any] = function
@@ -206,6 +246,13 @@ def function_of(plugin: PluginFile) -> Callable[..., Any]:
         + (f"did you mean '{near}'? " if near else "")
         + f"It has: {', '.join(own) or 'none'}"
     )
+
+
+def _imported(plugin: PluginFile) -> ModuleType:
+    try:
+        return importlib.import_module(plugin.module)
+    except (Exception, SystemExit) as error:  # a stranger's import can raise anything
+        raise PluginError(f"{plugin.module} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def place_of(error: BaseException, home: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ import pluggy
 from . import hookspecs
 from .errors import ArchloomError, ConfigError, PluginError, UnknownName, nearest, shown
 from .factories import Entry, Kind, entry_of
-from .plugin_files import function_of, load, parts_of, read_plugin
+from .plugin_files import function_of, load, of_package, parts_of, read_plugin
 from .trust import remember
 
 GROUP = "archloom"
@@ -175,27 +174,22 @@ class Host:
 
     def function(self, path: str) -> Callable[..., Any]:
         """The function that an option of a configuration names: "train.py:evaluate", whose file is one of the plugin
-        files, or "package.module:evaluate", of what is installed. A ConfigError where there is none."""
-        if parts_of(path)[1]:
-            name = Path(path).name
-            if name not in self._functions:
-                raise ConfigError(
-                    f"'{path}' is not among this host's plugin files; make it with them: Host(config.plugins)"
-                )
+        files, or "package.module:evaluate", which is named among them. A ConfigError where it is not there."""
+        name = Path(path).name
+        if name in self._functions:
             return self._functions[name]
-        module, colon, function = path.rpartition(":")
-        if not colon or not module or not function.isidentifier():
+        if of_package(path)[0]:
             raise ConfigError(
-                f"'{shown(path)}' names no function; write file.py:function or package.module:function"
+                f"'{path}' is a function of an installed package, which may be any; name it among the plugins too: "
+                f"plugins: ['{path}']"
             )
-        try:
-            found = getattr(importlib.import_module(module), function)
-        except (Exception, SystemExit) as error:  # a stranger's import can raise anything
-            raise ConfigError(f"'{path}' cannot be had: {type(error).__name__}: {error}") from error
-        if not callable(found):
-            raise ConfigError(f"'{path}' is a {type(found).__name__}, no function")
-        called: Callable[..., Any] = found
-        return called
+        if parts_of(path)[1]:
+            raise ConfigError(
+                f"'{path}' is not among this host's plugin files; make it with them: Host(config.plugins)"
+            )
+        raise ConfigError(
+            f"'{shown(path)}' names no function; write file.py:function or package.module:function"
+        )
 
     def entries(self, kind: Kind | None = None) -> Iterator[Entry]:
         """Everything registered, or all of one kind, by kind and name."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from .documents import reachable, read_json, read_yaml
 from .errors import ConfigError, PluginError, shown
-from .plugin_files import PluginFile, from_folder, read_plugin
+from .plugin_files import PluginFile, absolute, from_folder, parts_of, read_plugin
 
 logger = logging.getLogger("archloom")
 
@@ -35,11 +35,14 @@ def keep(folder: Path, plugins: Iterable[PluginFile]) -> list[str]:
 
     kept, origins = [], {}
     for plugin in plugins:
+        if plugin.module:  # it is installed, and goes by its name
+            kept.append(plugin.entry)
+            continue
         home = folder / FOLDER / plugin.digest[:12]
         if home.resolve() != plugin.path.parent:
             for name, content in plugin.files.items():
                 write_atomically(home / name, content)
-            origins[home.name] = {"from": str(plugin.path), "sha256": plugin.digest}
+            origins[home.name] = {"from": plugin.entry, "sha256": plugin.digest}
         kept.append((Path(FOLDER) / home.name / Path(plugin.entry).name).as_posix())
     if origins:
         known = _origins(folder)
@@ -65,7 +68,7 @@ def beside(source: str | Path, named: Iterable[str | Path] = (), *, trust: bool 
 
 
 def _beside(source: str | Path, named: Iterable[str | Path], trust: bool) -> list[str]:
-    own = list(dict.fromkeys(str(Path(file).resolve()) for file in named))
+    own = list(dict.fromkeys(absolute(file) for file in named))
     taken = {Path(file).name for file in own}
     path = Path(source)
     if path.suffix == ".json" and path.is_file():
@@ -89,7 +92,7 @@ def named_files(named: Any, file: Path, *, trust: bool) -> list[str]:
     """The plugin files that a configuration's `plugins` names; see `beside`."""
     if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
         raise ConfigError(f"{file.parent}: 'plugins' is a list of files, not {shown(repr(named))}")
-    found = [str(Path(from_folder(one, file.parent)).resolve()) for one in named]
+    found = [absolute(from_folder(one, file.parent)) for one in named]
     if not trust:
         for one in found:
             _check_known(read_plugin(one), file.parent)
@@ -104,9 +107,10 @@ def _check_known(plugin: PluginFile, folder: Path) -> None:
             "it, say --trust (in Python: trust=True), or name your own copy with --plugin"
         )
     origin = _origins(folder).get(plugin.path.parent.name)
-    first = Path(str(origin.get("from"))) if isinstance(origin, dict) else None
-    if first and first.is_file() and first.suffix == ".py" and read_plugin(first).digest != plugin.digest:
-        logger.warning("%s was changed since; the copy in %s is used", first, plugin.path.parent)
+    first = str(origin.get("from")) if isinstance(origin, dict) else ""
+    file, _ = parts_of(first)
+    if first and file.is_file() and file.suffix == ".py" and read_plugin(first).digest != plugin.digest:
+        logger.warning("%s was changed since; the copy in %s is used", file, plugin.path.parent)
 
 
 _known: set[str] = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -259,9 +260,10 @@ def test_a_file_without_such_a_function_is_refused_before_anything_runs(home, te
     [
         ("gone.py:f", r"there is no file .*mine/gone\.py, whose function 'f' is asked for"),
         ("train.py", r"'train\.py' names no function; write file\.py:function or package\.module:function"),
-        ("no_such_package.train:f", r"cannot be had: ModuleNotFoundError: No module named 'no_such_package'"),
-        ("math:no_such", r"'math:no_such' cannot be had: AttributeError"),
-        ("math:pi", r"'math:pi' is a float, no function"),
+        (
+            "statistics:fmean",
+            r"an installed package, which may be any; name it .*plugins: \['statistics:fmean'\]",
+        ),
     ],
 )
 def test_a_path_that_leads_nowhere_is_refused(home, path, message):
@@ -270,9 +272,60 @@ def test_a_path_that_leads_nowhere_is_refused(home, path, message):
         search(config, home / "run")
 
 
-def test_a_function_of_an_installed_package_needs_no_file(home, tmp_path):
-    result = search(written(home, estimators=function("operator:length_hint")), tmp_path / "run")
-    assert {trial.metrics["score"] for trial in result.trials} == {2.0}, "an architecture has two decisions"
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("no_such_package.train:f", "there is no module no_such_package, of which a function is asked for"),
+        ("json.no_such:f", r"there is no module json\.no_such"),
+        ("itertools:chain", "itertools is not written in Python"),
+        ("statistics:no_such", r"statistics\.py has no function 'no_such'"),
+    ],
+)
+def test_an_installed_function_that_is_not_there_is_refused(entry, message):
+    with pytest.raises(PluginError, match=message):
+        Host([entry])
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    folder = tmp_path / "site" / "house_of_mine"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "train.py").write_text("def f(a):\n    return a['a']\n\n\ndef g(a):\n    return -a['a']\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    yield folder
+    for name in ("house_of_mine.train", "house_of_mine"):
+        sys.modules.pop(name, None)
+
+
+def test_a_function_of_an_installed_package_is_named_among_the_plugins_and_not_copied(
+    home, package, tmp_path, strangers_machine
+):
+    entry = "house_of_mine.train:f"
+    changes = {"estimators": function(entry), "plugins": ["pair.py", entry]}
+    run = search(written(home, **changes), tmp_path / "run").folder
+    assert entry in yaml.safe_load((run / "config.yaml").read_text())["plugins"]
+    assert len(list((run / "plugins").glob("*/*.py"))) == 1
+    assert len(resume(run, overrides=("budget.trials=7",)).trials) == 7
+    (package / "train.py").write_text("def f(a):\n    return 2 * a['a']\n")
+    with pytest.raises(RunError, match=r"the plugin file house_of_mine\.train:f had another content"):
+        resume(run, trust=True)
+
+
+def test_a_strangers_run_calls_no_other_function_of_what_is_installed_or_known(home, package, tmp_path):
+    run = search(written(home), tmp_path / "run").folder
+    for path in ("subprocess:run", "house_of_mine.train:g"):
+        stored = yaml.safe_load((run / "config.yaml").read_text())
+        stored["estimators"][0]["path"] = path
+        stored["plugins"] = [one for one in stored["plugins"] if "pair" in one]
+        (run / "config.yaml").write_text(yaml.safe_dump(stored))
+        with pytest.raises(ConfigError, match="name it among the plugins too"):
+            resume(run)
+        stored["plugins"].append(path)
+        (run / "config.yaml").write_text(yaml.safe_dump(stored))
+        with pytest.raises(PluginError, match="never ran on this machine"):
+            resume(run)
+    assert "house_of_mine" not in sys.modules, "it was not even imported"
 
 
 def test_two_files_of_one_name_are_refused():

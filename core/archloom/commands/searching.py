@@ -25,6 +25,7 @@ from ..console import (
     output_folder,
     progress,
 )
+from ..plugin_files import absolute
 from ..standing import number, quantity
 
 
@@ -112,7 +113,7 @@ def _overrides(
     if precision:
         overrides.append(f"precision={precision}")
     if plugins:
-        overrides.append(f"plugins={json.dumps([str(path.resolve()) for path in plugins])}")
+        overrides.append(f"plugins={json.dumps([absolute(path) for path in plugins])}")
     return overrides
 
 

@@ -20,7 +20,7 @@ from ..folder import Identity, Kind
 from ..functions import with_function_files
 from ..latency import FORMAT as TABLE
 from ..latency import table_name
-from ..plugin_files import parts_of
+from ..plugin_files import of_package, parts_of
 from ..plugins import Host
 from ..resolve import Resolved, completed
 from ..run import recorded
@@ -58,7 +58,8 @@ def reopened(folder: str | Path, overrides: Iterable[str] = (), *, trust: bool =
     elif isinstance(data.get("plugins"), list) and isinstance(stored.get("plugins"), list):
         # others are named: the functions that the run has are still its own, where they are not named anew
         others = {Path(str(one)).name for one in data["plugins"]}
-        own = [one for one in stored["plugins"] if parts_of(one)[1] and Path(one).name not in others]
+        functions = [one for one in stored["plugins"] if parts_of(one)[1] or of_package(one)[1]]
+        own = [one for one in functions if Path(one).name not in others]
         data["plugins"] = [*data["plugins"], *named_files(own, where, trust=trust)]
     return parse_config(data, str(where))
 
