@@ -317,8 +317,8 @@ def test_a_space_is_checked_when_it_is_made():
         entry.make(entry.validate({"kernel": 1}))
 
 
-def test_an_estimator_is_handed_the_host_alone_and_may_have_an_option_of_that_name():
-    with pytest.raises(PluginError, match=r"'space' is neither .* handed in \(host\)"):
+def test_an_estimator_is_handed_host_and_task_and_may_have_options_of_these_names():
+    with pytest.raises(PluginError, match=r"'space' is neither .* handed in \(host, task\)"):
         one(lambda space: None, "estimators")
 
     def remote(*, host: str = "localhost") -> None:

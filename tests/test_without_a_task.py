@@ -111,6 +111,7 @@ def test_it_goes_on_to_the_bit_after_it_was_interrupted(home):
             {"estimators": ["params"]},
             "estimator 'params' measures networks on a task, and there is none (task: null)",
         ),
+        ({"estimators": ["accuracy"]}, "estimator 'accuracy' measures networks on a task, and there is none"),
         ({"task": "digits"}, "space 'choices' has decisions and no networks. Write 'task: null'"),
     ],
 )

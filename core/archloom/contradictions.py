@@ -12,7 +12,7 @@ from .factories import OFFERS, Entry
 from .model import ModelParts, assemble, assemble_shared
 from .objective import Constraint
 from .plugins import Host
-from .shared import an_architecture
+from .shared import an_architecture, offers
 from .space import SearchSpace
 from .task import Task
 
@@ -69,10 +69,15 @@ def _check_without_task(config: SearchConfig, estimators: Sequence[Estimator], s
         )
     for part, estimator in zip(config.estimators, estimators, strict=True):
         if {"task", "supernet"} & set(getattr(estimator, "needs", ())):
-            raise ConfigError(
-                f"estimator '{part.type}' measures networks on a task, and there is none (task: null); name a task, or "
-                "estimators that need none: estimators: [{type: function, path: train.py:evaluate, metrics: accuracy}]"
-            )
+            raise ConfigError(without_task(part.type))
+
+
+def without_task(name: str) -> str:
+    """Why an estimator cannot be used in a run without a task, and the way out."""
+    return (
+        f"estimator '{name}' measures networks on a task, and there is none (task: null); name a task, or estimators "
+        "that need none: estimators: [{type: function, path: train.py:evaluate, metrics: accuracy}]"
+    )
 
 
 def _trains(estimator: Estimator) -> bool:
@@ -144,3 +149,42 @@ def check_fit(
             f"space '{config.space.type}' does not fit task '{config.task and config.task.type}', whose "
             f"{_inputs(task)}: {error}"
         ) from error
+
+
+_MEANING = {
+    "supernet": "shares weights (has 'candidate' and 'around'; 'layers', 'candidate' and 'wire'; or 'shared')",
+    "differentiable": "can be mixed (shares weights, all options of a decision with one output shape)",
+}
+
+
+def check_needs(
+    config: SearchConfig,
+    space: SearchSpace,
+    entries: Sequence[Entry],
+    estimators: Sequence[Estimator],
+    *,
+    supernet: bool,
+) -> None:
+    """A ConfigError where the method or the strategy (`entries`), or an estimator, needs what nothing here offers."""
+    offered = offers(space)
+    if any(hasattr(estimator, "epochs_at") for estimator in estimators):
+        offered.add("fidelity")
+    for entry in entries:
+        for need in entry.needs:
+            if need == "fidelity" and need not in offered:
+                raise ConfigError(
+                    f"strategy '{entry.name}' measures most architectures by a part of the full effort, and no "
+                    "estimator here can do less than all of it (has 'epochs_at', as 'accuracy' does)"
+                )
+            if need not in offered:
+                raise ConfigError(
+                    f"strategy '{entry.name}' needs a space that {_MEANING.get(need, f'offers {need!r}')}; "
+                    f"space '{config.space.type}' does not. Choose another space, or a strategy that only proposes"
+                    f"{entry.trains_unsaid}"
+                )
+    for part, estimator in zip(config.estimators, estimators, strict=True):
+        if "supernet" in getattr(estimator, "needs", ()) and not supernet:
+            raise ConfigError(
+                f"estimator '{part.type}' uses a supernet's weights, and no 'method' here trains one; name a method, "
+                "or estimate by training"
+            )

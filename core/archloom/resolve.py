@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,15 @@ from torch import nn
 
 from .config import ModelConfig, Part, SearchConfig, parse_part
 from .context import RunContext
-from .contradictions import check_canonical, check_executor, check_fit, check_owned_head, check_together
+from .contradictions import (
+    check_canonical,
+    check_executor,
+    check_fit,
+    check_needs,
+    check_owned_head,
+    check_together,
+    without_task,
+)
 from .defaults import executor_of, named
 from .errors import ArchloomError, ConfigError, UnknownName
 from .estimator import Context, Estimator, Metric
@@ -23,7 +32,6 @@ from .model import GlobalAverage, LinearHead, ModelParts
 from .objective import Constraint, Objective, Picking
 from .plugins import Host
 from .ranks import Ranks
-from .shared import offers
 from .space import SearchSpace
 from .strategy import Recorded
 from .task import Task
@@ -108,13 +116,16 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
     method, strategy = _who(config, host)
     _check_options(config, host)  # all of them before anything is made, which takes time and libraries
     space = make(host, "space", config.space)
-    task = None if config.task is None else make(host, "task", config.task)
-    estimators = [make(host, "estimator", part, task=task) for part in config.estimators]
+    task = cache(
+        lambda: None if config.task is None else make(host, "task", config.task)
+    )  # takes libraries too
+    estimators = [_estimator(host, part, task) for part in config.estimators]
     part = executor_of(config, host)
     where = host.get("executor", part.type)
     executor = Maker(where, where.validate(part.options))
     metrics = _metrics(estimators)
-    _check_needs(config, space, method, strategy, estimators)
+    entries = [maker.entry for maker in (method, strategy) if maker is not None]
+    check_needs(config, space, entries, estimators, supernet=method is not None)
     check_executor(config, host, executor.entry, estimators)
     check_canonical(config, space)
     objectives = [_objective(name, metrics, "objectives") for name in config.objectives]
@@ -126,7 +137,7 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
         config=config,
         host=host,
         space=space,
-        task=task,
+        task=task(),
         parts=model_parts(host, config.model),
         estimators=estimators,
         metrics=metrics,
@@ -154,6 +165,15 @@ def resolve(config: SearchConfig, host: Host) -> Resolved:
             update={"model": config.model.model_copy(update={"neck": None, "head": None})}
         )
     return replace(resolved, config=completed(config, host))
+
+
+def _estimator(host: Host, part: Part, task: Callable[[], Task | None]) -> Estimator:
+    """An estimator; the task is made where its factory asks for it."""
+    asks = "task" in host.get("estimator", part.type).injected
+    if asks and task() is None:
+        raise ConfigError(without_task(part.type))
+    made: Estimator = make(host, "estimator", part, task=task()) if asks else make(host, "estimator", part)
+    return made
 
 
 def _check_options(config: SearchConfig, host: Host) -> None:
@@ -323,43 +343,6 @@ def _who(config: SearchConfig, host: Host) -> tuple[Maker | None, Maker | None]:
     ):
         raise ConfigError(f"method '{method.entry.name}' only trains; name a 'strategy' that proposes")
     return method, strategy
-
-
-_MEANING = {
-    "supernet": "shares weights (has 'candidate' and 'around'; 'layers', 'candidate' and 'wire'; or 'shared')",
-    "differentiable": "can be mixed (shares weights, all options of a decision with one output shape)",
-}
-
-
-def _check_needs(
-    config: SearchConfig,
-    space: SearchSpace,
-    method: Maker | None,
-    strategy: Maker | None,
-    estimators: Sequence[Estimator],
-) -> None:
-    offered = offers(space)
-    if any(hasattr(estimator, "epochs_at") for estimator in estimators):
-        offered.add("fidelity")
-    for maker in filter(None, (method, strategy)):
-        for need in maker.entry.needs:
-            if need == "fidelity" and need not in offered:
-                raise ConfigError(
-                    f"strategy '{maker.entry.name}' measures most architectures by a part of the full effort, and no "
-                    "estimator here can do less than all of it (has 'epochs_at', as 'accuracy' does)"
-                )
-            if need not in offered:
-                raise ConfigError(
-                    f"strategy '{maker.entry.name}' needs a space that {_MEANING.get(need, f'offers {need!r}')}; "
-                    f"space '{config.space.type}' does not. Choose another space, or a strategy that only proposes"
-                    f"{maker.entry.trains_unsaid}"
-                )
-    for part, estimator in zip(config.estimators, estimators, strict=True):
-        if "supernet" in getattr(estimator, "needs", ()) and method is None:
-            raise ConfigError(
-                f"estimator '{part.type}' uses a supernet's weights, and no 'method' here trains one; name a method, "
-                "or estimate by training"
-            )
 
 
 def _metrics(estimators: Sequence[Estimator]) -> dict[str, Metric]:
