@@ -13,11 +13,13 @@ from torch.utils.data import TensorDataset
 from typer.testing import CliRunner
 
 import archloom
+from archloom.augmentation import Erased
 from archloom.cli import app
 from archloom.errors import ConfigError, TaskError
 from archloom.estimator import Metric
 from archloom.exporting import export
 from archloom.judging.evaluation import evaluate as evaluate_classes
+from archloom.judging.looking import look
 from archloom.judging.prediction import predict
 from archloom.judging.scores import score
 from archloom.metrics import Classification, Totals, check_scoring, scoring_of
@@ -27,6 +29,7 @@ from archloom.ranks import Ranks
 from archloom.retraining import evaluate, retrain
 from archloom.run import load_checkpoint
 from archloom.task import batches
+from archloom.teacher import load_teacher
 from archloom.trained import open_trained
 from archloom.training import Recipe, check_trainable, train
 from archloom_vision.losses import CrossEntropyLoss, L1Loss, MSELoss
@@ -339,3 +342,39 @@ def test_a_space_of_series_is_counted_for_its_own_shape():
 
 def test_a_plugin_file_of_this_folder_is_what_the_tests_name():
     assert {"brightness", "waves"} <= set(Host([PLUGIN]).names("task"))
+
+
+def test_the_default_neck_names_the_one_for_series():
+    with pytest.raises(ConfigError, match=r"neck GlobalAverage cannot take.*the neck SeriesAverage"):
+        ModelParts().assemble(nn.Conv1d(2, 4, 1), shape=(2, 16), task=Waves())
+
+
+def test_what_is_known_of_a_network_names_its_outputs(regression):
+    shown = CliRunner().invoke(app, ["info", str(regression.folder), "--trust", "--json"])
+    facts = json.loads(shown.stdout)
+    assert facts["outputs"] == [1]
+    assert "num_classes" not in facts
+    assert tuple(archloom.build(regression.folder, trust=True)(torch.zeros(2, 1, 8, 8)).shape) == (2, 1)
+
+
+def test_the_page_of_a_network_is_of_images(regression, series, tmp_path):
+    page = look(open_trained(regression.folder, trust=True), tmp_path)
+    assert "outputs 1" in page.read_text()
+    with pytest.raises(ConfigError, match=r"page of a network is of images.*\(2, 16\)"):
+        look(open_trained(series.folder, trust=True), tmp_path)
+
+
+def test_a_teacher_is_refused_before_it_is_looked_for():
+    with pytest.raises(ConfigError, match="recipe: teacher: that is for tasks of classes"):
+        load_teacher(Recipe(teacher="no-such-network"), Brightness(), Host([PLUGIN]))
+
+
+def test_erasing_leaves_a_data_set_its_own_batches():
+    class Doubled(TensorDataset):
+        def collate(self, items):
+            return torch.stack([x for x, _ in items]), torch.tensor([2 * y for _, y in items])
+
+    erased = Erased(Doubled(torch.ones(2, 1, 4, 4), torch.tensor([1, 2])), 1.0)
+    ((x, y),) = batches(erased, 2)
+    assert y.tolist() == [2, 4]
+    assert (x == 0).any()

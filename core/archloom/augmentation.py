@@ -49,10 +49,12 @@ class Policy:
 
 class Erased(Dataset[tuple[Tensor, int]]):
     """A data set of normalized images in which each loses a random rectangle with a probability: it becomes
-    zeros (Zhong et al., arXiv 1708.04896). `workers`: as the data set has it."""
+    zeros (Zhong et al., arXiv 1708.04896). `workers` and `collate`: as the data set has them."""
 
     def __init__(self, dataset: Dataset[Any], probability: float) -> None:
         self.dataset, self.workers = dataset, getattr(dataset, "workers", 0)
+        if hasattr(dataset, "collate"):
+            self.collate = dataset.collate
         self.erase = transforms("erasing").RandomErasing(probability)
 
     def __len__(self) -> int:

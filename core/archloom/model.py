@@ -301,8 +301,10 @@ def _traced(kind: str, part: nn.Module, inputs: Any, giver: str) -> Any:
     except ArchloomError:
         raise
     except Exception as error:
+        series = kind == "neck" and isinstance(inputs, Tensor) and inputs.ndim == 3
+        hint = "; of series (N, C, L) the neck SeriesAverage makes (N, C)" if series else ""
         raise ConfigError(
-            f"the {kind} {type(part).__name__} cannot take {giver}, of shape {shapes(inputs)}: {error}"
+            f"the {kind} {type(part).__name__} cannot take {giver}, of shape {shapes(inputs)}: {error}{hint}"
         ) from error
 
 

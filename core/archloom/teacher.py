@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from .errors import ConfigError
+from .metrics import refuse_other
 from .plugins import Host
 from .source import open_source, plugins_beside
 from .task import Task
@@ -21,6 +22,7 @@ def load_teacher(recipe: Recipe, task: Task, host: Host) -> nn.Module | None:
     """
     if recipe.teacher is None:
         return None
+    refuse_other(task, "recipe: teacher")
     files = plugins_beside(recipe.teacher, host.files)
     if not set(files) <= set(host.files):
         host = Host(files)

@@ -58,6 +58,10 @@ class TimmNetwork(nn.Module):
     ) -> None:
         super().__init__()
         source = source_of(_with_channels(document, in_chans), host or Host())
+        if source.outputs is not None:
+            raise ConfigError(
+                f"timm's networks tell classes apart, and {source.name} has outputs {source.outputs}"
+            )
         own = len(source.classes or ()) or 1000
         model = source.build(num_classes or own, seed=seed)
         self.backbone, self.neck, self.head = model.backbone, model.neck, model.head

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,16 +63,22 @@ def info(
     host = source_host(source, plugin, trust=trust)
     opened = open_source(source, host, options=override({}, sets or []))
     model = opened.build(num_classes)
+    if resolution is not None and len(opened.shape) != 3:
+        raise ConfigError(
+            f"a resolution is of images, and an input of {source} has shape {opened.shape}; leave it out"
+        )
     shape = opened.shape if resolution is None else (opened.shape[0], resolution, resolution)
     cost = count(model, shape)
-    classes = num_classes or len(opened.classes or ()) or 1000
+    gives: dict[str, Any] = {"num_classes": num_classes or len(opened.classes or ()) or 1000}
+    if num_classes is None and opened.outputs is not None:
+        gives = {"outputs": list(opened.outputs)}
     published = {} if opened.found is None else dict(opened.found.published)
     facts = {
         "name": source,
         "params": cost.params,
         "macs": cost.macs,
         "input": list(shape),
-        "num_classes": classes,
+        **gives,
         "published": published,
         opened.kind: opened.document[opened.kind],
     }
@@ -83,7 +89,10 @@ def info(
     table.add_row("params", f"{cost.params:,}")
     table.add_row("MACs", f"{cost.macs:,}")
     table.add_row("input", "x".join(map(str, shape)))
-    table.add_row("classes", str(classes))
+    for name, value in gives.items():
+        table.add_row(
+            name.removeprefix("num_"), "x".join(map(str, value)) if name == "outputs" else str(value)
+        )
     for name, value in published.items():
         table.add_row(f"published {name}", str(value))
     out.print(table)

@@ -210,6 +210,7 @@ def look(trained: Trained, folder: str | Path, *, seed: int = 0) -> Path:
 
     The drawing and the grid of images also lie beside it, as network.svg and augmentation.png.
     """
+    refuse_without_images(trained, "the page of a network")
     folder = Path(folder)
     found = steps(Classifier(trained.model), trained.shape)
     options = dict(trained.source.document.get("architecture") or {})
@@ -242,8 +243,10 @@ def _augment(trained: Trained) -> Any:
 def _summary(trained: Trained, found: Sequence[Step]) -> str:
     params = sum(p.numel() for p in trained.model.parameters() if p.requires_grad)
     macs = sum(step.macs for step in found)
+    outputs = " x ".join(map(str, trained.scoring.outputs))
+    gives = f"{len(trained.classes)} classes" if trained.classes else f"outputs {outputs}"
     return (
-        f"<p>Images {' x '.join(map(str, trained.shape))}, {len(trained.classes)} classes, {len(found)} steps, "
+        f"<p>Images {' x '.join(map(str, trained.shape))}, {gives}, {len(found)} steps, "
         f"{params:,} params, {macs:,} MACs.</p>"
     )
 
