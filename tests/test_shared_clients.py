@@ -154,6 +154,43 @@ def test_what_a_space_offers_is_what_can_be_made_of_it():
     assert offers(Plain()) == set()
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda space: space.layers.update({"a.b": "edge01"}), r"layer 'a\.b' of Cells has a dot"),
+        (
+            lambda space: space.layers.update(far="edge99"),
+            "is filled by 'edge99', which is neither a choice nor",
+        ),
+        (
+            lambda space: setattr(space, "candidate", lambda layer, option: None),
+            "a module for none of its options",
+        ),
+        (lambda space: setattr(space, "wire", lambda layers: nn.Identity()), "does not hold c0_01, c0_02"),
+        (
+            lambda space: setattr(space, "chosen", lambda a: {"nowhere": 1}),
+            r"names \['nowhere'\], which are none",
+        ),
+        (lambda space: setattr(space, "chosen", lambda a: {"c0_01": 9}), "has no option 9"),
+    ],
+)
+def test_wiring_that_cannot_be_is_refused(change, told):
+    space = Cells()
+    change(space)
+    with pytest.raises(SpaceError, match=told):
+        Supernet(space, 0)(batch()[0], an_architecture(space))
+
+
+def test_architecture_parameters_without_a_word_of_what_an_architecture_runs_are_refused():
+    class Silent(Cells):
+        chosen = None
+
+    with pytest.raises(
+        SpaceError, match="nothing says what an architecture puts there; give the space chosen"
+    ):
+        Supernet(Silent(), 0)(batch()[0], an_architecture(Silent()))
+
+
 def test_a_selection_that_forgets_a_decision_is_refused():
     supernet = Supernet(Cells(), 0)
     with pytest.raises(SpaceError, match="says nothing about edge12; give each decision"):

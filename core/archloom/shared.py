@@ -289,6 +289,10 @@ def _wired_layers(space: Any) -> dict[str, tuple[Choice, list[nn.Module | None]]
     """layer -> its decision, and a candidate for each option, None for those without a module."""
     layers: dict[str, tuple[Choice, list[nn.Module | None]]] = {}
     for layer in space.layers:
+        if "." in layer:
+            raise SpaceError(
+                f"layer '{layer}' of {type(space).__name__} has a dot, which no module's name can have"
+            )
         decision = decision_of(space, layer)
         candidates = [space.candidate(layer, option) for option in decision.options]
         if all(candidate is None for candidate in candidates):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from compiled import needs_kernels
 
-from archloom import supernet
+from archloom import shared
 from archloom.mixing import Mixture
 from archloom.ops import mixed_sum_ref
 from archloom.shared import Supernet
@@ -34,7 +34,7 @@ def step(seed: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
 @needs_kernels
 def test_a_fused_and_an_eager_step_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     fused = step(3)
-    monkeypatch.setattr(supernet, "mixed_sum", mixed_sum_ref)
+    monkeypatch.setattr(shared, "mixed_sum", mixed_sum_ref)
     eager = step(3)
     torch.testing.assert_close(fused[0], eager[0], rtol=1e-12, atol=0)
     assert len(fused[1]) == len(eager[1]) > 100
