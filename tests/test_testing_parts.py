@@ -13,9 +13,11 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from archloom import testing
+from archloom.metrics import Metric
 from archloom.task import ImageTask
 from archloom.testing import tiny_task
 from archloom.training import Recipe
+from other_tasks import Brightness, Waves
 
 # -- tasks ------------------------------------------------------------------------------------------------
 
@@ -169,7 +171,30 @@ def seeding() -> ImageTask:
     return sound()
 
 
+class Unmeasured(Brightness):
+    """It has a metric that its values do not name."""
+
+    metrics = (*Brightness.metrics, Metric("r2", "", "max"))
+
+
+class Flat(Brightness):
+    """Its example targets have lost an axis."""
+
+    def example_targets(self, count: int) -> torch.Tensor:
+        return torch.zeros(count)
+
+
+class Averaged(Brightness):
+    """It gives means where sums are asked for."""
+
+    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, Any]:
+        return super().score(outputs, targets) | {"items": 1}
+
+
 BROKEN_TASKS = [
+    ("test_what_it_measures_is_whole", Unmeasured, "metrics names rmse, mae, r2"),
+    ("test_its_example_targets_are_like_its_targets", Flat, r"a batch has torch.float32 of \(8, 1\)"),
+    ("test_its_sums_over_parts_are_those_of_the_whole", Averaged, "score gives sums"),
     ("test_it_says_its_name_its_shape_and_its_classes", Nameless, "has a name"),
     ("test_it_says_its_name_its_shape_and_its_classes", TwiceNamed, "different names"),
     ("test_each_of_its_splits_has_items", Untested, "test split is empty"),
@@ -492,6 +517,14 @@ def test_each_check_is_seen_to_fail_on_a_broken_plugin():
 
 class TestTheSoundTaskPasses(testing.TaskContract):
     factory = staticmethod(sound)
+
+
+class TestTheRegressionPasses(testing.TaskContract):
+    factory, resolution = Brightness, None
+
+
+class TestTheSeriesPass(testing.TaskContract):
+    factory, resolution = Waves, None
 
 
 class TestTheSoundBackbonePasses(testing.BackboneContract):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ..augmentation import Policy
-from ..randomness import forked_rng
+from ..errors import TaskError
+from ..metrics import Totals, check_scoring, scoring_of
+from ..randomness import forked_rng, torch_rng
 from ..task import SPLITS, Split, batches
 from .checks import Contract, global_generators_untouched, require, same
 
@@ -100,6 +103,43 @@ class TaskContract(Contract):
                     f"a label of the {split} split is {target}; there are {len(task.classes)} classes, and labels "
                     "begin with 0",
                 )
+
+    def _batch(self, task: Any) -> tuple[Tensor, Tensor]:
+        data = task.dataset(self.splits[0])
+        return next(batches(data, max(1, min(8, len(data))), workers=0))
+
+    def test_what_it_measures_is_whole(self) -> None:
+        try:
+            check_scoring(self._make())
+        except TaskError as error:
+            raise AssertionError(str(error)) from error
+
+    def test_its_example_targets_are_like_its_targets(self) -> None:
+        task = self._make()
+        _, targets = self._batch(task)
+        made = scoring_of(task).example_targets(len(targets))
+        require(
+            made.dtype == targets.dtype and made.shape == targets.shape,
+            f"example_targets({len(targets)}) gives {made.dtype} of {tuple(made.shape)}, and a batch has "
+            f"{targets.dtype} of {tuple(targets.shape)}; a loss is tried on what it gives",
+        )
+
+    def test_its_sums_over_parts_are_those_of_the_whole(self) -> None:
+        task = self._make()
+        scoring, (_, targets) = scoring_of(task), self._batch(task)
+        outputs = torch.randn(len(targets), *scoring.outputs, generator=torch_rng(0, "outputs"))
+        whole, parts = Totals(scoring), Totals(scoring)
+        whole.add(outputs, targets)
+        for rows in (slice(0, 1), slice(1, None)):
+            if len(targets[rows]):
+                parts.add(outputs[rows], targets[rows])
+        values, added = whole.values(), parts.values()
+        for name, value in values.items():
+            require(
+                math.isclose(value, added[name], rel_tol=1e-4, abs_tol=1e-6),
+                f"'{name}' is {value} of {len(targets)} items, and {added[name]} where they came in two batches; score "
+                "gives sums, which are divided by the number of items in values",
+            )
 
     def test_made_again_it_holds_the_same_items(self) -> None:
         task, again = self._make(), self._make()
