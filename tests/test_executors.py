@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +246,21 @@ def test_where_measuring_raises_the_asker_has_the_exception_and_the_next_one_mea
         with pytest.raises(ValueError, match="no thermometer"):
             ask(recorded, str(tmp_path), "t", "raises")
         assert ask(recorded, str(tmp_path), "t", "well")["by"] == "well"
+
+
+def test_a_moment_without_a_free_file_costs_whoever_asks_a_moment(tmp_path, monkeypatch):
+    class Full(Listener):
+        refused = 0
+
+        def accept(self) -> Any:
+            if self.refused == 0:
+                self.refused += 1
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().accept()
+
+    monkeypatch.setattr("archloom.recording.Listener", Full)
+    with shared(tmp_path) as recorded:
+        assert recorded("t", lambda: 4) == 4
 
 
 def test_one_value_may_be_made_of_another(tmp_path):

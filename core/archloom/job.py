@@ -77,7 +77,7 @@ def _made(job: Job[Made]) -> Made:
 def measuring(r: Resolved, folder: Path, recorded: Recorded, threads: int) -> Job[Measurer]:
     """The job of measuring for the run in `folder`: prepared, it is a `Measurer`."""
     configuration = json.dumps(r.config.model_dump(mode="json"))
-    return Job(_measurer, configuration, r.host.files, folder, threads, recorded, r.config.strict)
+    return Job(_measurer, configuration, r.host.files, folder.absolute(), threads, recorded, r.config.strict)
 
 
 def _measurer(data: Any, host: Host, folder: Path, recorded: Recorded) -> Measurer:

@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -71,8 +72,12 @@ def shared(folder: Path) -> Iterator[Recorded]:
 
 
 def _listen(listener: Listener, folder: Path, ended: threading.Event) -> None:
-    while True:
-        connection = listener.accept()
+    while not ended.is_set():
+        try:
+            connection = listener.accept()
+        except OSError:  # too many open files, say: who asked waits until some of them are closed
+            time.sleep(0.1)
+            continue
         if ended.is_set():
             connection.close()
             return
