@@ -321,7 +321,7 @@ def installed(tmp_path_factory):
 
 def run(words, environment, cwd=None):
     done = subprocess.run(
-        words, env=environment, cwd=cwd, capture_output=True, encoding="utf-8", timeout=240, check=False
+        words, env=environment, cwd=cwd, capture_output=True, encoding="utf-8", timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
