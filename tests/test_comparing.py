@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import wilcoxon
 
 import archloom
@@ -535,3 +536,43 @@ def test_a_comparison_pays_once_for_equal_networks_where_it_is_told_to(tmp_path)
     assert spent == {False: 8, True: 7}
     with pytest.raises(RunError, match="canonical: then on, now off"):
         compare(asked, folder, host=toys.host(Plugin()))
+
+
+class OwnHead:
+    """A space whose networks end at logits."""
+
+    owns_head = True
+
+    def __init__(self) -> None:
+        self.choices = [archloom.Choice("width", (2, 4, 6))]
+
+    def build(self, architecture, num_classes):
+        width = architecture["width"]
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(1, width, 3), torch.nn.Flatten(), torch.nn.Linear(36 * width, num_classes)
+        )
+
+
+def test_a_comparison_goes_on_with_a_search_whose_networks_own_their_head(tmp_path):
+    class Plugin:
+        @archloom.hookimpl
+        def register_search_spaces(self, register):
+            register("own_head", OwnHead)
+
+    host = Host()
+    host.add(Plugin(), "plugin", "a test", "-")
+    asked = {
+        "space": "own_head",
+        "strategies": ["random"],
+        "select": "macs",
+        "score": "macs",
+        "budget": {"trials": 2},
+        "seeds": 2,
+        "processes": 1,
+    }
+    first = compare(asked, tmp_path, host=host)
+    log = tmp_path / "runs.jsonl"
+    log.write_text(
+        "".join(log.read_text().splitlines(keepends=True)[:-1])
+    )  # killed before the last was written down
+    assert compare(asked, tmp_path, host=host).document == first.document

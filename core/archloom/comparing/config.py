@@ -126,13 +126,16 @@ class Protocol(BaseModel):
 class Comparison(BaseModel):
     """A checked comparison: its own keys, and the configuration that all its searches share.
 
-    baseline: the label of the strategy that all others are tested against; see `named`.
+    shared: as it was given; what it leaves out each search resolves by itself, which depends on its space too. whole:
+    the same with every default named, by which a folder is known. baseline: the label of the strategy that all others
+    are tested against. Both of these come with the plugins, see `named`.
     """
 
     model_config = ConfigDict(frozen=True)
 
     protocol: Protocol
     shared: SearchConfig
+    whole: SearchConfig | None = None
     baseline: str = ""
 
     def named(self, host: Host) -> Comparison:
@@ -142,7 +145,8 @@ class Comparison(BaseModel):
         if baseline not in protocol.strategies:
             added = {baseline: Contender(strategy=Part(type=baseline)), **protocol.strategies}
             protocol = protocol.model_copy(update={"strategies": added})
-        return Comparison(protocol=protocol, shared=named(self.shared, host), baseline=baseline)
+        whole = named(self.shared, host)
+        return Comparison(protocol=protocol, shared=self.shared, whole=whole, baseline=baseline)
 
     @property
     def axis(self) -> Axis:
@@ -171,7 +175,8 @@ class Comparison(BaseModel):
         """What the searches of one folder must agree in. Strategies and seeds may be added, and the scores, the
         optimum and the statistics changed: they are computed from what the searches left."""
         own = ("strategy", "method", "seed", "verdict", "pick")
-        shared = {name: value for name, value in self.shared.identity().items() if name not in own}
+        whole = self.whole or self.shared
+        shared = {name: value for name, value in whole.identity().items() if name not in own}
         return shared | {"budget": self.shared.budget.model_dump(mode="json")}
 
 

@@ -26,7 +26,7 @@ from ..processes import Processes, Say, WorkerLost, processors
 from ..randomness import derive_seed
 from ..ranks import Ranks
 from ..recording import shared
-from ..resolve import Resolved, completed, resolve
+from ..resolve import Resolved, resolve
 from ..run import Log, Memory, recorded
 from ..session import search_or_resume
 from ..session.making import make_loop
@@ -249,7 +249,7 @@ def _recorded(log: Log) -> dict[tuple[str, int], Record]:
 def _check_begun(config: SearchConfig, host: Host, folder: Path, label: str) -> None:
     """A RunError, before anything runs, where a search was begun in `folder` with other options."""
     begun = told(folder, search_kind(host)) if folder.is_dir() else None
-    found = differences(begun, Identity(completed(config, host).identity())) if begun else []
+    found = differences(begun, Identity(resolve(config, host).config.identity())) if begun else []
     if found:
         raise RunError(
             f"{folder} has a search of '{label}' with other options ({'; '.join(found)}). Give the new one another "
