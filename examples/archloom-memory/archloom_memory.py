@@ -21,7 +21,7 @@ class ActivationMemory:
     """
 
     metrics = (Metric("memory.kept", "bytes", "min"), Metric("memory.peak", "bytes", "min"))
-    expense, needs = STATIC, ()
+    expense, needs = STATIC, ("task",)
 
     def __init__(self, *, bytes_per_number: int = 4) -> None:
         self.bytes_per_number = bytes_per_number

@@ -23,6 +23,7 @@ from ..console import (
     output_folder,
     print_json,
 )
+from ..plugin_files import absolute
 from ..progress import Steps
 
 
@@ -47,7 +48,7 @@ def compare(
 
     overrides = list(sets or [])
     if plugin:
-        overrides.append(f"plugins={json.dumps([str(path.resolve()) for path in plugin])}")
+        overrides.append(f"plugins={json.dumps([absolute(path) for path in plugin])}")
     comparison = read_comparison(config, tuple(overrides))
     host = make_host(comparison.shared.plugins)
     target = output_folder(folder, former) or Path("runs") / f"compare-{config.stem}"
