@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -282,6 +284,22 @@ def test_a_shared_network_without_its_methods_is_refused():
 
 class TestCellsKeepTheContract(testing.SharedSpaceContract):
     factory, shape = Cells, (1, 8, 8)
+
+
+class Twofold(Cells):
+    """The cells with a proxy of half of them."""
+
+    @property
+    def proxy(self) -> Cells:
+        return Cells(in_channels=self.in_channels)
+
+    def wire(self, layers: Any) -> Any:
+        once = super().wire(layers)
+        return nn.Sequential(once, copy.deepcopy(once.body))
+
+
+class TestASpaceWithAProxyKeepsTheContract(testing.SharedSpaceContract):
+    factory, shape = Twofold, (1, 8, 8)
 
 
 class TestSlicesKeepTheContract(testing.SharedSpaceContract):

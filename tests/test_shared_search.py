@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 
 import archloom
 from archloom.architecture import Architecture
-from archloom.errors import ArchloomError, ConfigError
+from archloom.errors import ArchloomError, ConfigError, SpaceError
 from archloom.model import ModelParts, assemble
 from archloom.session import resume, search
 from archloom.shared import Supernet
@@ -151,3 +152,51 @@ def test_a_network_with_an_auxiliary_head_is_trained_with_it_and_judged_without(
     assert not torch.equal(model.backbone.stem.weight, without.backbone.stem.weight)
     assert 0 <= last.metrics["validation.accuracy"] <= 100
     assert last.network.eval()(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
+
+
+class Deep(Cells):
+    """Three copies of the two cells, searched in a network that has them once."""
+
+    @property
+    def proxy(self) -> Cells:
+        return Cells(in_channels=self.in_channels)
+
+    def wire(self, layers: Any) -> Any:
+        once = super().wire(layers)
+        return torch.nn.Sequential(once, *(copy.deepcopy(once.body) for _ in range(2)))
+
+
+class Proxied:
+    @archloom.hookimpl
+    def register_search_spaces(self, register: Any) -> None:
+        register("deep", Deep)
+
+
+@pytest.mark.parametrize("method", [CREAM, FBNET])
+def test_a_space_with_a_proxy_is_searched_in_the_proxy_and_built_in_full(method, tmp_path):
+    found = search(configured("deep", method), tmp_path / "run", host=host(Proxied()))
+    assert [trial.status for trial in found.trials] == ["ok", "ok"]
+    assert not (tmp_path / "run" / "inherited.safetensors").exists()
+    assert not found.problems
+    digits = archloom.make(host(), "task", "digits")
+    for trial in found.trials:
+        built = assemble(Deep(), trial.architecture, digits, ModelParts(), seed=0)
+        assert trial.metrics["macs"] == archloom.count(built, (1, 8, 8)).macs
+    network = archloom.build(tmp_path / "run", host=host(Proxied()))
+    assert len(network.backbone) == 3
+    again = resume(tmp_path / "run", host=host(Proxied()))
+    assert [comparable(t) for t in again.trials] == [comparable(t) for t in found.trials]
+
+
+def test_a_proxy_with_other_choices_is_refused_before_anything_runs(tmp_path):
+    class Other(Cells):
+        proxy = Elastic()
+
+    class Registers:
+        @archloom.hookimpl
+        def register_search_spaces(self, register: Any) -> None:
+            register("other", Other)
+
+    with pytest.raises(SpaceError, match="proxy has other choices"):
+        search(configured("other", FBNET), tmp_path / "run", host=host(Registers()))
+    assert not (tmp_path / "run").exists()

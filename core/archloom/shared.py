@@ -46,9 +46,30 @@ class SharedNetwork(Protocol):
         ...
 
 
+def proxy_of(space: Any) -> Any:
+    """The space whose shared network is trained: the smaller `proxy` of a space that has one, else the space itself.
+
+    A proxy has the same choices, so that an architecture means a network of both; a SpaceError where it has others.
+    """
+    proxy = getattr(space, "proxy", None)
+    if proxy is None:
+        return space
+    if list(proxy.choices) != list(space.choices):
+        raise SpaceError(
+            f"{type(space).__name__}.proxy has other choices than the space; an architecture that is found in the "
+            "proxy must be one of the space"
+        )
+    if bool(getattr(proxy, "owns_head", False)) != bool(getattr(space, "owns_head", False)):
+        raise SpaceError(
+            f"{type(space).__name__} and its proxy differ in owns_head; their networks must end alike"
+        )
+    return proxy
+
+
 def offers(space: Any) -> set[str]:
     """What a space offers to those who need it: "supernet", where a shared network can be made of it; "differentiable",
     where options of that can be run as a weighted sum."""
+    space = proxy_of(space)
     own = callable(getattr(space, "shared", None))
     if not (own or is_wired(space) or is_chain(space)):
         return set()
@@ -69,10 +90,13 @@ def an_architecture(space: Any) -> Architecture:
 
 
 def shared_network(space: Any, seed: int, num_classes: int | None = None) -> Any:
-    """The `SharedNetwork` of a space: its own where it has `shared`, else a `Supernet`. Weights follow `seed`.
+    """The `SharedNetwork` of a space, or of its `proxy`: its own where it has `shared`, else a `Supernet`.
+
+    Weights follow `seed`.
 
     num_classes: of a space with `owns_head`, how many outputs the network has.
     """
+    space = proxy_of(space)
     own = getattr(space, "shared", None)
     if own is None:
         return Supernet(space, seed, num_classes)
@@ -90,6 +114,7 @@ def shared_network(space: Any, seed: int, num_classes: int | None = None) -> Any
 def relaxed(space: Any) -> dict[str, int]:
     """The architecture parameters of a space: decision -> how many numbers. Its own `relaxed`, else one number for each
     option of each choice that fills a layer."""
+    space = proxy_of(space)
     own = getattr(space, "relaxed", None)
     if own is not None:
         return dict(own)

@@ -19,6 +19,7 @@ from ..objective import best, front
 from ..report import write_report
 from ..resolve import Resolved
 from ..run import write_json
+from ..shared import proxy_of
 from ..space import input_shape
 from ..strategy import WeightSharing
 from ..trial import Trial
@@ -151,7 +152,7 @@ def _extended(
         write_family(folder, members, model.model_dump(), task)
         return members
 
-    if method is not None:
+    if method is not None and proxy_of(r.space) is r.space:  # a proxy's weights fit no network of the space
         after.attempt("copying the inherited weights", lambda: inherited(method), None)
     result = replace(result, family=tuple(after.attempt("the family", followed, [])))
     if not r.config.verdict.seeds:

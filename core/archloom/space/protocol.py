@@ -67,7 +67,8 @@ class SearchSpace(Protocol):
                                   `shared` True where they can.
         `relaxed`                 name -> how many: architecture parameters that stand apart from the choices.
         `derive(probabilities) -> Architecture`   what these mean, from name -> probabilities.
-        `proxy`                   a smaller space, to be searched in place of this one.
+        `proxy`                   a smaller space with the same choices: its shared network is trained and searched,
+                                  and what is found is built by this one.
 
     `owns_head = True`: the networks end at logits. `build`, `wire`, `around` and `shared` then take the number of
     outputs as a further argument, and the configuration's model has neither neck nor head. In training mode such a

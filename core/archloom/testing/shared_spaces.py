@@ -16,7 +16,7 @@ from ..errors import ArchloomError
 from ..mixing import softmax
 from ..model import shapes
 from ..randomness import torch_rng
-from ..shared import derive, offers, relaxed, shared_network
+from ..shared import derive, offers, proxy_of, relaxed, shared_network
 from .checks import require, same, snapshot
 from .spaces import OUTPUTS, SpaceContract
 
@@ -59,7 +59,7 @@ class SharedSpaceContract(SpaceContract):
                 "`build` and the supernet must both be made of `candidate` and `around`, or of `candidate` and `wire`",
             )
             with torch.device("meta"):
-                built = self._build(space, architecture)
+                built = self._build(proxy_of(space), architecture)
             require(
                 _sizes(child) == _sizes(built),
                 f"the network extracted for {architecture} has other parameters than `build` gives it",
