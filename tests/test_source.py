@@ -100,6 +100,10 @@ def test_plugin_files_are_relative_to_the_file_that_names_them(tmp_path):
         ("model: {backbone: no_such}\ntask: digits", "no_such"),
         ("model: {backbone: ResNet_CIFAR}\nshape: [3, 0, 8]\nclasses: [a, b]", "channels, height, width"),
         ("model: {backbone: ResNet_CIFAR}\nshape: [3, 8]\nclasses: [a, b]", "cannot take"),
+        (
+            "model: {backbone: ResNet_CIFAR}\nshape: [3, 8, 8]\nclasses: []\noutputs: [0]",
+            "shape of one output",
+        ),
         ("model: {bakbone: ResNet_CIFAR}\ntask: digits", "backbone"),
     ],
 )

@@ -323,16 +323,7 @@ def batches(
         python_rng(seed, "order", epoch).shuffle(order)
     groups = _groups(count, batch_size, order, drop_last, ranks)
     if isinstance(dataset, TensorDataset) and not hasattr(dataset, "collate"):
-        inputs, targets = dataset.tensors
-        for group in groups:
-            # index_select copies rows; inputs[chosen] wakes all threads for it, which takes milliseconds
-            # where the processors are busy, and microseconds are at stake
-            chosen = torch.tensor(group)
-            x = inputs.index_select(0, chosen)
-            yield (
-                x.to(device, memory_format=layout_of(x, channels_last=channels_last)),
-                targets.index_select(0, chosen).to(device),
-            )
+        yield from _rows(dataset, groups, device, channels_last=channels_last)
         return
     loader = DataLoader(
         _Seeded(dataset, seed, epoch),
@@ -353,6 +344,24 @@ def batches(
         if explained is None:
             raise
         raise explained from None
+
+
+def _rows(
+    dataset: TensorDataset,
+    groups: Sequence[Sequence[int]],
+    device: torch.device | str,
+    *,
+    channels_last: bool,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of tensors in memory."""
+    inputs, targets = dataset.tensors
+    for group in groups:
+        # index_select copies rows; inputs[chosen] wakes all threads for it, which takes milliseconds
+        # where the processors are busy, and microseconds are at stake
+        chosen = torch.tensor(group)
+        x = inputs.index_select(0, chosen)
+        layout = layout_of(x, channels_last=channels_last)
+        yield x.to(device, memory_format=layout), targets.index_select(0, chosen).to(device)
 
 
 def layout_of(x: Tensor, *, channels_last: bool = True) -> torch.memory_format:

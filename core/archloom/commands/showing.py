@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from ..console import (
 )
 from ..errors import ConfigError
 from .export import SOURCE
+
+if TYPE_CHECKING:
+    from ..source import Source
 
 
 def report(
@@ -69,9 +72,7 @@ def info(
         )
     shape = opened.shape if resolution is None else (opened.shape[0], resolution, resolution)
     cost = count(model, shape)
-    gives: dict[str, Any] = {"num_classes": num_classes or len(opened.classes or ()) or 1000}
-    if num_classes is None and opened.outputs is not None:
-        gives = {"outputs": list(opened.outputs)}
+    gives = _gives(opened, num_classes)
     published = {} if opened.found is None else dict(opened.found.published)
     facts = {
         "name": source,
@@ -97,6 +98,13 @@ def info(
         table.add_row(f"published {name}", str(value))
     out.print(table)
     out.print(f"MACs: {MACS}.")
+
+
+def _gives(opened: Source, num_classes: int | None) -> dict[str, Any]:
+    """How many classes a network tells apart, or the shape of one output."""
+    if num_classes is None and opened.outputs is not None:
+        return {"outputs": list(opened.outputs)}
+    return {"num_classes": num_classes or len(opened.classes or ()) or 1000}
 
 
 def list_plugins(plugin: PluginFiles = None, as_json: AsJson = False, debug: Debug = False) -> None:
