@@ -134,7 +134,7 @@ class ObserverContract(Contract):
     def test_it_writes_into_the_folder_of_the_run_and_to_no_file_of_it(self) -> None:
         with _run_folder() as folder, _elsewhere() as elsewhere:
             for name in self.own:
-                (folder / name).write_text(f"the run's own {name}")
+                (folder / name).write_text(f"the run's own {name}", encoding="utf-8")
             observer = self._observer(folder)
             for event in EVENTS:
                 _tell(observer, event)
@@ -168,7 +168,7 @@ def _tell(observer: Any, event: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path) -> str | None:
-    return path.read_text() if path.is_file() else None
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 @contextmanager
