@@ -20,10 +20,11 @@ DIRECTIONS: Mapping[str, Literal["max", "min"]] = {
 class Function:
     """What a function of yours returns for an architecture: `train.py:evaluate`.
 
-    path: file.py:function, the file beside the configuration, or package.module:function. metrics: what it returns, by
-    name: max or min, or {direction: min, unit: ms}; of names alone more is better. expense: counted where a call takes
-    no training; constraints on it are then checked before anything else is measured. epochs: how many a call takes, for
-    the budget.
+    path: file.py:function, the file beside the configuration, or package.module:function. metrics: what it
+    returns, by name: max or min, or {direction: min, unit: ms}; of names alone more is better. Without metrics it
+    returns one number, which is called as the function is, and more is better. expense: counted where a call
+    takes no training; constraints on it are then checked before anything else is measured. epochs: how many a
+    call takes, for the budget.
 
     The function is called as `function(architecture, context)`, or as `function(architecture)` where it takes one
     argument. It returns a mapping with all of the metrics, or one number where there is one.
@@ -36,7 +37,7 @@ class Function:
         host: Host,
         *,
         path: str,
-        metrics: dict[str, Any] | list[str] | str,
+        metrics: dict[str, Any] | list[str] | str | None = None,
         expense: Literal["counted", "trained"] = "trained",
         epochs: float = 0.0,
     ) -> None:
@@ -44,7 +45,7 @@ class Function:
             raise ConfigError(f"estimator 'function': epochs is {epochs:g}; it cannot be below 0")
         self.path, self.epochs = path, epochs
         self.expense = STATIC if expense == "counted" else TRAINING
-        self.metrics = tuple(metrics_of(metrics))
+        self.metrics = tuple(metrics_of(path.rpartition(":")[2] if metrics is None else metrics))
         self._function = host.function(path)
         self._takes_context = takes_context(self._function, path)
 

@@ -371,6 +371,14 @@ def test_metrics_are_written_as_briefly_as_they_can_be(home, metrics, declared):
     assert [(m.name, m.unit, m.direction) for m in resolved.metrics.values()] == declared
 
 
+def test_the_shortest_form_measures_one_number_called_as_the_function_is(home, tmp_path):
+    (home / "own.py").write_text("def evaluate(architecture):\n    return architecture['a']\n")
+    parts = [{"type": "function", "path": "own.py:evaluate"}]
+    result = search(written(home, estimators=parts, objectives=["evaluate"]), tmp_path / "run")
+    assert result.architecture is not None
+    assert result.architecture["a"] == max(trial.metrics["evaluate"] for trial in result.trials)
+
+
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
