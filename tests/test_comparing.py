@@ -24,6 +24,7 @@ import archloom
 import toys
 from archloom import cli
 from archloom.architecture import Architecture
+from archloom.commands.compare import _print_score
 from archloom.comparing import compare, parse_comparison, read_comparison
 from archloom.comparing.runs import incumbents
 from archloom.comparing.statistics import band, curve, holm, paired
@@ -481,6 +482,17 @@ def test_the_page_needs_no_network_and_escapes_what_it_is_told(host, tmp_path):
     assert "default-src 'none'" in html
     assert "p, Wilcoxon" in html
     assert "12 trials" in html
+
+
+def test_a_score_without_a_unit_is_headed_without_one(host, tmp_path, capsys):
+    found = compare(comparison(seeds=2), tmp_path, host=host).document
+    (label, scored) = next(iter(found["scores"].items()))
+    assert scored["unit"] == "1"
+    _print_score(found["protocol"], label, scored)
+    assert "sum: mean regret, 2 seeds" in capsys.readouterr().out
+    assert '"text":"regret"' in (tmp_path / "comparison.html").read_text().replace(" ", "")
+    _print_score(found["protocol"], label, {**scored, "unit": "nJ"})
+    assert "sum: mean regret, nJ, 2 seeds" in capsys.readouterr().out
 
 
 def test_the_command_prints_the_table_and_goes_on(tmp_path, monkeypatch, capsys):

@@ -111,6 +111,8 @@ def test_the_report_and_the_terminal_name_the_metric_with_its_unit(regression):
     assert "rmse.trained" in page
     assert "top-1" not in page
     assert "test accuracy" not in page
+    assert "Input 1 x 8 x 8 (channels x height x width), outputs 1." in page
+    assert "classes" not in page.partition("The file architecture.json builds it")[0].rpartition("Input")[2]
     shown = CliRunner().invoke(app, ["resume", str(regression.folder), "--trust"], env={"COLUMNS": "200"})
     assert "test rmse lux" in shown.output
     assert "top-1" not in shown.output
@@ -355,6 +357,24 @@ def test_what_is_known_of_a_network_names_its_outputs(regression):
     assert facts["outputs"] == [1]
     assert "num_classes" not in facts
     assert tuple(archloom.build(regression.folder, trust=True)(torch.zeros(2, 1, 8, 8)).shape) == (2, 1)
+
+
+def test_a_retrained_regression_is_shown_with_its_units_and_exported_with_its_outputs(regression, tmp_path):
+    def shown(*words):
+        called = CliRunner().invoke(app, [*words, "--trust"], env={"COLUMNS": "200"})
+        assert called.exit_code == 0, called.output
+        return called.output
+
+    again = str(tmp_path / "again")
+    trained = shown("retrain", str(regression.folder), "--out", again, "--set", "recipe.epochs=1")
+    assert re.search(r"test\.rmse .* lux ", trained)
+    assert re.search(r"validation\.mae .* lux ", trained)
+    exported = shown("export", again, "--format", "safetensors")
+    assert "its outputs differ from the network's by at most 0" in exported
+    assert "logits" not in exported
+    known = shown("info", again)
+    assert re.search(r"outputs .* 1 ", known)
+    assert "classes" not in known
 
 
 def test_the_page_of_a_network_is_of_images(regression, series, tmp_path):

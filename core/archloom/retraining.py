@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from .documents import read_yaml
 from .environment import versions
 from .errors import ArchloomError, ConfigError, RunError
 from .folder import Folder, Identity, Kind
+from .metrics import scoring_of
 from .model import Model
 from .observing import Observers, name_of
 from .plugins import Host
@@ -34,10 +35,11 @@ from .weights import load_weights
 
 @dataclass(frozen=True)
 class Trained:
-    """A training's folder and what the trained network reaches, test included."""
+    """A training's folder and what the trained network reaches, test included; `units` of these metrics."""
 
     folder: Path
     metrics: Mapping[str, float]
+    units: Mapping[str, str] = field(default_factory=dict)
 
 
 @undisturbed("a training")
@@ -106,7 +108,8 @@ def retrain(
             raise
         metrics = _finish(model, chosen.task, target, precision, where)
         tell({"event": "finished", "folder": str(target)})
-    return Trained(target, metrics)
+    units = {metric.name: metric.unit for metric in scoring_of(chosen.task, model).metrics}
+    return Trained(target, metrics, {name: units.get(name.partition(".")[2], "1") for name in metrics})
 
 
 def _begun(folder: Path) -> bool:

@@ -20,6 +20,11 @@ def quantity(value: float, unit: str) -> str:
     return number(value) if unit in ("", "1") else f"{number(value)} {unit}"
 
 
+def with_unit(name: str, unit: str) -> str:
+    """The name of figures and their unit, as it heads a column; "1" is none."""
+    return name if unit in ("", "1") else f"{name}, {unit}"
+
+
 @dataclass
 class Standing:
     """How far a search is: what it has spent, and the best trial of each objective by itself."""

@@ -239,7 +239,7 @@ def test_a_wrong_file_is_not_left_behind(trained, tmp_path, monkeypatch):
         next(iter(wrong.parameters())).mul_(1.5)
     monkeypatch.setattr("archloom.exporting.prepared", lambda model, shape: wrong)
     for format in ("onnx", "torch", "torchscript"):
-        with pytest.raises(ExportError, match="gives other logits than the network"):
+        with pytest.raises(ExportError, match="gives other outputs than the network"):
             export(trained, format, tmp_path / "out" / format)
     assert contents(tmp_path) == []
 
@@ -263,7 +263,7 @@ def test_an_older_export_stays_whole_when_a_new_one_fails(trained, tmp_path, mon
 @pytest.mark.parametrize("value", [math.nan, 1.0])
 def test_a_difference_or_a_nan_is_refused(value):
     wanted = torch.randn(5, 3)
-    with pytest.raises(ExportError, match="gives other logits"):
+    with pytest.raises(ExportError, match="gives other outputs"):
         compare(lambda part: torch.full((len(part), 3), value), torch.zeros(5, 1), wanted, None, "it")
 
 

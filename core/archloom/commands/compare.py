@@ -25,6 +25,7 @@ from ..console import (
 )
 from ..plugin_files import absolute
 from ..progress import Steps
+from ..standing import with_unit
 
 
 def compare(
@@ -79,7 +80,7 @@ def _print_score(protocol: Mapping[str, Any], label: str, scored: Mapping[str, A
     from ..comparing.page import interval
     from ..objective import exact
 
-    title = f"{label}: mean regret, {scored['unit']}, {protocol['seeds']} seeds"
+    title = f"{label}: {with_unit('mean regret', scored['unit'])}, {protocol['seeds']} seeds"
     if "floor" in scored:
         title += f"; of exhaustive search {scored['floor']:.3g}"
     heads = [f"{exact(at)} {protocol['axis']}" for at in protocol["at"]]

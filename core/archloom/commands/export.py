@@ -41,6 +41,7 @@ def export(
 ) -> None:
     """Export a trained network. The exported file is read back and compared with the network before it is kept."""
     from ..exporting import export as run_export
+    from ..exporting.card import outputs_name
     from ..trained import open_trained
 
     if batch != "dynamic" and not batch.isdecimal():
@@ -69,4 +70,5 @@ def export(
         print_json(facts)
         return
     out.print(f"{format}: {done.file}")
-    out.print(f"its logits differ from the network's by at most {done.difference:.2g}, on {done.checked_on}")
+    given = outputs_name(trained)
+    out.print(f"its {given} differ from the network's by at most {done.difference:.2g}, on {done.checked_on}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import Debug, PluginFiles, Sets, Trust, make_table, out, progress, source_host
-from ..standing import number
+from ..standing import quantity
 
 
 def retrain(
@@ -48,6 +48,6 @@ def retrain(
         )
     table = make_table("metric", "value", title=f"trained from scratch: {source}")
     for name, value in trained.metrics.items():
-        table.add_row(name, number(value))
+        table.add_row(name, quantity(value, trained.units[name]))
     out.print(table)
     out.print(f"weights: {trained.folder / 'weights.safetensors'}")

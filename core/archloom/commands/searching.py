@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +25,7 @@ from ..console import (
     progress,
 )
 from ..plugin_files import absolute
-from ..standing import number, quantity
+from ..standing import number, quantity, with_unit
 
 
 def search(
@@ -130,7 +129,7 @@ def _print_result(result: Any) -> None:
     measured = sum(trial.source is None and trial.status != "infeasible" for trial in result.trials)
     out.print(f"{len(result.trials)} trials, {measured} measured; {result.reason}.")
     if result.architecture is None:
-        heads = [_with_unit(name, result.units) for name in result.front[0].metrics]
+        heads = [with_unit(name, result.units.get(name, "1")) for name in result.front[0].metrics]
         table = make_table("trial", "architecture", *heads)
         for trial in result.front:
             table.add_row(
@@ -176,8 +175,3 @@ def _group_table(result: Any) -> Any:
     for failure in result.failures:
         table.add_row(f"{failure.role} {failure.index}, seed {failure.seed}", "-", "failed", "-", "-")
     return table
-
-
-def _with_unit(name: str, units: Mapping[str, str]) -> str:
-    unit = units.get(name, "1")
-    return name if unit in ("", "1") else f"{name}, {unit}"

@@ -9,6 +9,7 @@ from typing import Any
 from ..objective import exact
 from ..report import headed
 from ..report.markup import BLUE, GREEN, GREY, INK, ORANGE, RED, amount, axis, escaped, plot, section, table
+from ..standing import with_unit
 
 _COLOURS = (BLUE, RED, GREEN, "#CC79A7", ORANGE, "#56B4E9", INK)
 _DASHES = ("solid", "dash", "dot", "dashdot")
@@ -115,7 +116,7 @@ def _curves(protocol: Mapping[str, Any], scored: Mapping[str, Any], *, log: bool
                 "legendgroup": label,
             }
         )
-    name = f"regret, {scored['unit']}"
+    name = with_unit("regret", scored["unit"])
     title = f"Regret over the {protocol['axis']}" + (", logarithmic" if log else "")
     up = axis(name, type="log") if log else axis(name, rangemode="tozero")
     return plot(title, data, xaxis=axis(f"{protocol['axis']} of a search"), yaxis=up)

@@ -31,7 +31,7 @@ def facts_of(trained: Trained, file: str, format: str, batch: int | None) -> dic
         "kind": format,
         "input": {"name": "images", "shape": [batch or "batch", *trained.shape], "dtype": "float32"},
         "output": {
-            "name": _outputs(trained),
+            "name": outputs_name(trained),
             "shape": [batch or "batch", *trained.scoring.outputs],
             "dtype": "float32",
         },
@@ -140,7 +140,8 @@ def classifies_images(trained: Trained) -> bool:
     return len(trained.shape) == 3 and isinstance(trained.scoring, Classification)
 
 
-def _outputs(trained: Trained) -> str:
+def outputs_name(trained: Trained) -> str:
+    """What its outputs are called: logits, where they are of classes."""
     return "logits" if isinstance(trained.scoring, Classification) else "outputs"
 
 

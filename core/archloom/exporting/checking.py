@@ -77,14 +77,14 @@ def compare(
         target = wanted[start : start + len(part)]
         given = given[: len(target)]
         if given.shape != target.shape:
-            raise ExportError(f"{what} gives logits {tuple(given.shape)}, not {tuple(target.shape)}")
+            raise ExportError(f"{what} gives outputs {tuple(given.shape)}, not {tuple(target.shape)}")
         differing = float((given - target).abs().max())
         worst = max(worst, math.inf if math.isnan(differing) else differing)
     largest = max(float(wanted.abs().max()), 1e-3)
     allowed = TOLERANCE * min(largest, max(1.0, largest / 10))
     if worst > allowed:
         raise ExportError(
-            f"{what} gives other logits than the network: they differ by up to {worst:.3g}, "
+            f"{what} gives other outputs than the network: they differ by up to {worst:.3g}, "
             f"and {allowed:.3g} is allowed. No file was left behind"
         )
     return worst

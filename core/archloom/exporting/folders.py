@@ -56,7 +56,7 @@ def write_safetensors(
     found = logits_of(model.to(trained.device), images)
     if not torch.equal(found, wanted):
         raise ExportError(
-            "the network read back from the safetensors file gives logits that differ by "
+            "the network read back from the safetensors file gives outputs that differ by "
             f"{float((found - wanted).abs().max()):.3g}, and it must be the same to the bit. No file was left"
         )
     return 0.0

@@ -160,11 +160,20 @@ def _use(document: Mapping[str, Any]) -> str:
     """What architecture.json is good for."""
     if document.get("shape") is None:
         return "The file architecture.json holds these decisions."
-    shape = escaped(" x ".join(map(str, document["shape"])))
+    axes = " (channels x height x width)" if len(document["shape"]) == 3 else ""
+    gives = (
+        f"outputs {_sizes(document['outputs'])}"
+        if "outputs" in document
+        else counted(len(document["classes"]), "class", "classes")
+    )
     return (
-        f"Input {shape} (channels x height x width), {counted(len(document['classes']), 'class', 'classes')}. "
+        f"Input {_sizes(document['shape'])}{axes}, {gives}. "
         "The file architecture.json builds it: <code>archloom.build</code>."
     )
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return escaped(" x ".join(map(str, shape)))
 
 
 def family_section(story: Story) -> str:
