@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import archloom
 from archloom import trust
+from archloom.cli import app
 from archloom.config_files import read_config
 from archloom.errors import PluginError
 from archloom.plugin_files import read_plugin
@@ -275,6 +277,15 @@ def test_resuming_after_the_original_was_changed_goes_on_with_the_copy_and_says_
     result = resume(run, overrides=("budget.trials=3",))
     assert {trial.architecture["width"] for trial in result.trials} <= {2, 4}
     assert f"{home / 'rungs.py'} was changed since; the copy in {run / 'plugins'}" in caplog.text
+
+
+def test_a_command_says_once_that_the_original_was_changed(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("archloom"), "propagate", False)  # as the command sets it
+    run = search(read_config(home / "config.yaml"), tmp_path / "run").folder
+    (home / "sizes.py").write_text("WIDTHS = (8, 16)\n")
+    done = CliRunner().invoke(app, ["export", str(run), "--format", "safetensors", "--untrained"])
+    assert done.exit_code == 0, done.output
+    assert done.output.count(f"{home / 'rungs.py'} was changed since") == 1
 
 
 def test_what_ran_here_is_written_down_once_for_this_user(home):

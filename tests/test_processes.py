@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 from archloom.errors import RunError
 from archloom.processes import Processes, RemoteError, Say, WorkerLost, processors
+from archloom.session.process import log_file
 
 
 class CannotComeBack(Exception):
@@ -52,6 +54,13 @@ def prepare(folder: str) -> Callable[..., Any]:
                 raise value
             case "odd":
                 raise CannotComeBack("momentum", 7)
+            case "log":
+                logging.getLogger("archloom").warning("%s\nand more", value)
+                return value
+            case "log and run":  # a run in the worker has a log.txt of its own
+                with log_file(Path(folder) / "log.txt"):
+                    logging.getLogger("archloom").warning("%s", value)
+                return value
             case "nested":  # data is loaded in processes of the worker's own
                 with multiprocessing.get_context("fork").Pool(1) as pool:
                     return pool.apply(abs, (value,))
@@ -119,6 +128,14 @@ def test_an_exception_that_cannot_be_unpickled_comes_back_in_its_own_words(one):
     with pytest.raises(RemoteError, match="CannotComeBack: momentum was 7"):
         one.submit("odd").result()
     assert one.submit("double", 3).result() == 6
+
+
+def test_what_a_worker_logs_is_logged_here_and_printed_nowhere(one, tmp_path, capfd):
+    with log_file(tmp_path / "log.txt"):
+        assert one.submit("log", "too deep").result() == "too deep"
+        assert one.submit("log and run", "of the inner run").result() == "of the inner run"
+    assert (tmp_path / "log.txt").read_text().endswith(" WARNING too deep\nand more\n")
+    assert "too deep" not in "".join(capfd.readouterr())
 
 
 def test_a_worker_may_have_processes_of_its_own(one):

@@ -131,6 +131,13 @@ def test_a_name_or_option_that_means_no_shared_network_is_refused(name, given, t
         archloom.supernet(name, host=host(Wired()), **given)
 
 
+def test_a_space_that_is_made_is_refused_with_the_function_that_takes_one():
+    with pytest.raises(
+        ConfigError, match=r"by name, not of a Wired.*shared_network\(space, seed, num_classes\)"
+    ):
+        archloom.supernet(Wired(), num_classes=10)
+
+
 # -- training from scratch ----------------------------------------------------------------------------------------
 
 

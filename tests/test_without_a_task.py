@@ -142,6 +142,9 @@ def test_its_decisions_are_no_network_to_build(home):
         archloom.build(folder)
     shown = CliRunner().invoke(app, ["info", str(folder)])
     assert "comes from a search without a task" in str(shown.exception)
+    for words in (["retrain"], ["retrain", "--task", "digits"], ["evaluate"], ["export", "--format", "onnx"]):
+        refused = CliRunner().invoke(app, [words[0], str(folder), *words[1:]])
+        assert "architecture.json comes from a search without a task" in str(refused.exception), words
 
 
 # -- the space ----------------------------------------------------------------------------------------

@@ -82,11 +82,15 @@ def outcomes(result: archloom.Result) -> dict[int, str]:
     return {sum(trial.architecture.values()): trial.status for trial in result.trials}
 
 
-def test_a_search_ends_with_the_others_where_one_kills_its_worker_and_one_never_ends(rough, tmp_path):
-    result = archloom.search(rough({"kills": 1, "hangs": 2, "timeout": 1}), tmp_path / "run")
-    assert outcomes(result) == {0: "ok", 1: "failed", 2: "failed", 3: "ok"}
+def test_a_search_ends_with_the_others_where_one_kills_its_worker_and_one_never_ends(rough, tmp_path, capfd):
+    result = archloom.search(rough({"odd": 0, "kills": 1, "hangs": 2, "timeout": 1}), tmp_path / "run")
+    assert outcomes(result) == {0: "failed", 1: "failed", 2: "failed", 3: "ok"}
     assert result.architecture == toys.digits(3)
-    killed, late = (trial for trial in result.trials if trial.status == "failed")
+    raised, killed, late = (trial for trial in result.trials if trial.status == "failed")
+    assert raised.error == "rough: Cannot: momentum was 7"
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("Cannot: momentum was 7") == log.count("Traceback") == 1
+    assert "Traceback" not in "".join(capfd.readouterr())
     assert "was killed by SIGKILL" in str(killed.error)
     assert "estimator 'rough', in each of two tries" in str(killed.error)
     assert late.error == "estimator 'rough' took longer than its timeout of 1 seconds"

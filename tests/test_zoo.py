@@ -106,7 +106,8 @@ def test_a_file_that_lacks_something_names_it(missing):
 
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(
-        UnknownName, match=r"unknown architecture 'fbnet_aa'; did you mean 'fbnet_a'\?.*json file or a run"
+        UnknownName,
+        match=r"unknown architecture 'fbnet_aa'; did you mean 'fbnet_a'\?.*no file or folder of that name",
     ):
         archloom.build("fbnet_aa")
     with pytest.raises(ConfigError, match="there is no architecture file"):

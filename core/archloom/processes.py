@@ -7,6 +7,7 @@ whatever moment, is seen at once and touches one task alone.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -22,6 +23,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from .errors import ArchloomError, ConfigError, RunError
+
+logger = logging.getLogger("archloom")
 
 _NAME = "archloom worker"
 _UNGUARDED = 78  # how a worker ends that the caller's script started a second time
@@ -200,7 +203,7 @@ class _Worker:
         return self._pipe
 
     def _answer(self, pipe: Connection, doing: str) -> Any:
-        """What the process answers. On the way it may say what it does, and how long it may take."""
+        """What the process answers. On the way it may say what it does, for how long, and what is to be logged."""
         until: float | None = None
         limit: float | None = None
         while True:
@@ -217,6 +220,8 @@ class _Worker:
             if kind == "says":
                 doing, limit = content
                 until = None if limit is None else time.monotonic() + limit
+            elif kind == "logged":
+                logger.log(content[0], "%s", content[1])
             elif kind == "raised":
                 raise _revived(*content)
             else:
@@ -282,7 +287,8 @@ def _work(pipe: Connection, prepare: Callable[..., Callable[..., Any]], argument
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_the_parent()
-    say: Say = lambda doing, limit: pipe.send(("says", doing, limit))
+    send = _log_to_the_parent(pipe)
+    say: Say = lambda doing, limit: send(("says", doing, limit))
     do: Callable[..., Any] | None = None
     task: tuple[Any, ...] | None = None
     while True:
@@ -293,13 +299,43 @@ def _work(pipe: Connection, prepare: Callable[..., Callable[..., Any]], argument
             else:
                 assert task is not None
                 answer = do(say, *task)
-            pipe.send(("done", answer))
+            send(("done", answer))
         except Exception as error:
-            pipe.send(("raised", _pickled(error), f"{type(error).__name__}: {error}", traceback.format_exc()))
+            send(("raised", _pickled(error), f"{type(error).__name__}: {error}", traceback.format_exc()))
         try:
             task = pipe.recv()
         except (EOFError, OSError):  # nobody is there any more
             return
+
+
+def _log_to_the_parent(pipe: Connection) -> Callable[[Any], None]:
+    """Let what this process logs be logged by its parent, which has the run's log.txt; what sends over the pipe."""
+    lock = threading.Lock()
+
+    def send(content: Any) -> None:
+        with lock:  # threads of a task log while it answers
+            pipe.send(content)
+
+    logger.addHandler(_ToTheParent(send))
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    return send
+
+
+class _ToTheParent(logging.Handler):
+    """Hands records to the parent, except those that a run in this process has in a log.txt of its own."""
+
+    def __init__(self, send: Callable[[Any], None]) -> None:
+        super().__init__()
+        self._send, self._process = send, os.getpid()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if os.getpid() != self._process:  # forked from the worker: the pipe is not its own
+            if logging.lastResort is not None:
+                logging.lastResort.handle(record)
+        elif logger.handlers == [self]:
+            with contextlib.suppress(OSError):  # nobody is there any more
+                self._send(("logged", record.levelno, self.format(record)))
 
 
 def _pickled(error: BaseException) -> bytes | None:

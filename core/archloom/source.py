@@ -24,7 +24,15 @@ from .run import write_atomically, write_json
 from .task import Task
 from .training import Recipe
 from .trust import beside
-from .zoo import Found, architecture_document, class_names, find, input_sizes, output_sizes
+from .zoo import (
+    Found,
+    architecture_document,
+    class_names,
+    find,
+    input_sizes,
+    output_sizes,
+    refuse_decisions,
+)
 
 ARCHITECTURE, MODEL, WEIGHTS = "architecture.json", "model.yaml", "weights.safetensors"
 """What a folder holds: an architecture of a search space, or a model section, and the trained weights."""
@@ -231,6 +239,7 @@ def _look_at(source: str | Path) -> tuple[str, Mapping[str, Any], Mapping[str, A
         if (path / MODEL).is_file():
             document = _mapping(path / MODEL)
             return "model", document, _parts(beside or document), path
+        _refuse_export(path)
         raise ConfigError(
             f"the folder {source} holds neither {ARCHITECTURE} nor {MODEL}: it is no run that found something, "
             "and nothing was trained in it"
@@ -250,6 +259,23 @@ def _look_at(source: str | Path) -> tuple[str, Mapping[str, Any], Mapping[str, A
     return "name", {}, {}, Path()
 
 
+def _refuse_export(folder: Path) -> None:
+    """A ConfigError for a folder of `archloom export` that is no source: its config.json says what it is."""
+    path = folder / "config.json"
+    facts = read_json(path, "the exported folder's config.json") if path.is_file() else None
+    if not isinstance(facts, Mapping):
+        return
+    own = facts.get("archloom")  # where a format has a config.json of its own, ours lies in it
+    kind = facts.get("kind")
+    if isinstance(own, Mapping):
+        facts, kind = own, own.get("kind", "timm")
+    if str(facts.get("format")).startswith("archloom export"):
+        raise ConfigError(
+            f"the folder {folder} is an export of format '{shown(str(kind))}'; of exports, those of format safetensors "
+            "alone are sources. Name what was exported, or export that again with --format safetensors"
+        )
+
+
 def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: data[key] for key in ("task", "recipe", "plugins") if data.get(key)}
 
@@ -258,6 +284,7 @@ def _json(path: Path) -> Mapping[str, Any]:
     data = read_json(path, "the architecture")
     if not isinstance(data, Mapping):
         raise ConfigError(f"{path} is no architecture file of archloom: it holds no keys and values")
+    refuse_decisions(data, str(path))
     return data
 
 

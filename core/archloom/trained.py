@@ -84,15 +84,14 @@ def open_trained(
 
     weights: a file in any known format (FORMAT:FILE where its keys do not say which); default: those beside the
     source. task: by name, with `overrides` of its options ("task.root=photos"); default: the one beside the source.
-    trust: run the plugin files that a folder names, also where they never ran on this machine. A task that is not
-    named and cannot be made here,
-    as where its images are missing, is left out. untrained: take weights drawn from `seed` instead.
+    plugins: files besides those that a folder names; trust: run the folder's also where they never ran on this
+    machine. A `host` has its plugins already, and both are left out. A task that is not named and cannot be made
+    here, as where its images are missing, is left out. untrained: take weights drawn from `seed` instead.
     Raises ConfigError, UnknownName, TaskError and WeightsError.
     """
     if resolution is not None and resolution < 1:
         raise ConfigError(f"resolution must be at least 1 pixel, not {resolution}")
-    files = tuple(plugins_beside(source, plugins, trust=trust))
-    host = host or Host(files)
+    host = host or Host(plugins_beside(source, plugins, trust=trust))
     made, recipe, told = _task(source, host, task, list(overrides))
     opened = open_source(source, host, task=made)
     if not opened.classes and opened.outputs is None:
@@ -122,7 +121,7 @@ def open_trained(
         if loaded.options and "space" in opened.document:  # the network that these weights need
             space = {**opened.document["space"], **loaded.options}
             opened = replace(opened, document={**opened.document, "space": space})
-    return Trained(opened, model.to(where).eval(), host, shape, file, where, made, recipe, told, files)
+    return Trained(opened, model.to(where).eval(), host, shape, file, where, made, recipe, told, host.files)
 
 
 def default_folder(source: str | Path, kind: str) -> Path:

@@ -114,12 +114,17 @@ def decisions_document(space: Mapping[str, Any], architecture: Architecture, **f
     return {"format": DECISIONS, "space": dict(space), "architecture": architecture.to_json(), **facts}
 
 
-def _from_document(document: Any, host: Host, options: dict[str, Any], where: str) -> Found:
+def refuse_decisions(document: Any, where: str) -> None:
+    """A ConfigError for the decisions of a run without a task, of which no network can be built."""
     if isinstance(document, Mapping) and document.get("format") == DECISIONS:
         raise ConfigError(
             f"{where} comes from a search without a task (task: null): it holds decisions, and no network can be built "
             "of them"
         )
+
+
+def _from_document(document: Any, host: Host, options: dict[str, Any], where: str) -> Found:
+    refuse_decisions(document, where)
     if not isinstance(document, Mapping) or document.get("format") != FORMAT:
         raise ConfigError(f"{where} is no architecture file of archloom (its 'format' is not '{FORMAT}')")
     document = plain(document, where)
@@ -213,7 +218,8 @@ def _from_name(name: str, host: Host, options: dict[str, Any]) -> Found:
         known += named
         if name in named:
             return _of_name(entry, named[name], options, host)
-    raise UnknownName("architecture", name, known, "An architecture.json file or a run folder is taken too.")
+    hint = "There is no file or folder of that name either; an architecture.json file or a run folder is taken too."
+    raise UnknownName("architecture", name, known, hint)
 
 
 def _names(space: Any) -> list[str]:
@@ -292,6 +298,11 @@ def supernet(
     It ends at features, or, where the space's networks own their head, at `num_classes` outputs (1000). options: those
     of the space, over their defaults. Raises UnknownName, or ConfigError for a space that shares no weights.
     """
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"a supernet is made of a space by name, not of a {type(name).__name__}; of a space that is made, "
+            "archloom.shared.shared_network(space, seed, num_classes) gives it"
+        )
     host = host or Host()
     entry = host.get("space", name)
     space = _space(entry, options, host, f"space '{name}'")

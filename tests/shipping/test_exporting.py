@@ -80,6 +80,14 @@ def test_a_safetensors_folder_is_a_source_that_gives_the_same_bits(exported, tra
     assert exported["safetensors"].difference == 0
 
 
+@pytest.mark.parametrize("format", sorted(set(FORMATS) - {"safetensors"}))
+def test_an_export_that_is_no_source_says_what_it_is_and_which_are(exported, host, format):
+    with pytest.raises(
+        ConfigError, match=f"is an export of format '{format}'.*safetensors alone are sources"
+    ):
+        open_source(exported[format].folder, host)
+
+
 def test_timm_builds_the_network_from_the_folder(exported, trained, images):
     import archloom.timm_models  # noqa: F401 - registers the entry
 

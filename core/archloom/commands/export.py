@@ -10,9 +10,7 @@ import typer
 from ..console import AsJson, Debug, PluginFiles, Sets, Trust, out, print_json, source_host, warn
 from ..errors import ConfigError
 
-SOURCE = (
-    "A run folder, a trained or exported folder, an architecture or model file, or the name of a network."
-)
+SOURCE = "A run folder, a trained folder or safetensors export, an architecture or model file, or a network's name."
 SourceArgument = Annotated[str, typer.Argument(help=SOURCE)]
 
 
