@@ -161,7 +161,7 @@ def test_what_the_page_on_plugins_writes_keeps_its_contracts(page_module, tmp_pa
     monkeypatch.chdir(tmp_path)
     run_page(ROOT / "docs" / "plugins.md", page_module)
     cases = [value for name, value in vars(page_module).items() if name.startswith("Test")]
-    assert len(cases) == 5
+    assert len(cases) == 6
     for case in cases:
         for name in dir(case):
             if name.startswith("test_"):
