@@ -57,6 +57,28 @@ def test_a_column_that_is_added_stands_in_the_terminal_in_the_report_and_in_resu
     assert any("found" in line and f"{energy:.2f}" in line for line in lines)
 
 
+def test_the_metric_that_cost_means_rules_the_sentences_and_has_a_column(
+    tmp_path, monkeypatch, page_without_plotly
+):
+    recipe = {"type": "default", "epochs": 1, "batch_size": 64}
+    chosen = {"seeds": 1, "random": 1, "cost": "sum"}
+    result = archloom.search(config(verdict=chosen, recipe=recipe), tmp_path, host=host())
+    mine, theirs, anywhere = (group.metrics["sum"].value for group in result.groups)
+    assert mine == sum(result.architecture.values())
+    for said, cost in zip(result.verdict, (theirs, anywhere), strict=False):
+        assert said.endswith(f"at {100 * mine / cost:.0f} % of the sum")
+    assert any("within 10 %" in said for said in result.verdict) == (abs(theirs - mine) > 0.1 * mine)
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.row("found")[-1] == f"{mine:.4f}"
+    monkeypatch.setattr(out, "width", 200)
+    assert f"{anywhere:.4f}" in shown(result)
+    again = archloom.resume(tmp_path, host=host())
+    assert (again.verdict, again.groups) == (result.verdict, result.groups)
+    said = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    (event,) = [one for one in said if one["event"] == "verdict"]
+    assert event["metric"]["cost"] == {"name": "sum", "unit": "1"}
+
+
 def test_networks_that_were_trained_before_a_column_was_added_have_none_in_it(
     tmp_path, monkeypatch, page_without_plotly
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archloom.architecture import Architecture
+from archloom.columns import ACCURACY, judged_by
 from archloom.groups import Failure, Group, Summary, groups, judge, sentences
-from archloom.verdict import draw_contestants
+from archloom.verdict import Contestant, draw_contestants, unlike_in_cost
 from toys import Digits, digits
 
 
@@ -190,3 +192,99 @@ def test_a_network_whose_cost_cannot_be_had_is_not_of_the_same_cost():
     near = [one.architecture for one in drawn if one.role == "random, same cost"]
     assert len(near) == 20
     assert all(one["d0"] != 3 for one in near)
+
+
+# -- what networks cost --------------------------------------------------------------------------------
+
+
+def by_cost(name: str, unit: str = "1") -> Any:
+    return judged_by("accuracy", "%", "max", {"name": name, "unit": unit})
+
+
+def costing(one: Group, **costs: Summary) -> Group:
+    return replace(one, metrics={**one.metrics, **{name.replace("_", "."): s for name, s in costs.items()}})
+
+
+@pytest.mark.parametrize(
+    ("cost", "words", "percent"),
+    [
+        ("macs", "is as accurate as random, same cost at 25 % of the MACs:", "25 % of the MACs"),
+        ("params", "does not beat random, same cost; it is as accurate:", "100 % of the params"),
+        (
+            "latency.measured",
+            "does not beat random, same cost; it is as accurate:",
+            "200 % of the measured latency",
+        ),
+    ],
+)
+def test_a_verdict_goes_by_the_metric_that_cost_means(cost, words, percent):
+    """A quarter of the MACs, as many params, twice the latency."""
+    mine = costing(found(accuracy=89.98, spread=0.05, macs=2.5e5), latency_measured=Summary(2.0, "ms"))
+    said = judge(mine, group(spread=0.05), by_cost(cost))
+    assert words in said
+    assert said.endswith(f"at {percent}")
+
+
+def test_a_cost_that_an_estimator_alone_measures_is_named_and_may_be_negative():
+    mine, theirs = found(accuracy=95.0), group()
+    energy = by_cost("energy", "mJ")
+    said = judge(costing(mine, energy=Summary(3.0)), costing(theirs, energy=Summary(2.0)), energy)
+    assert "more accurate but more expensive" in said
+    assert said.endswith("at 150 % of the energy")
+    said = judge(costing(mine, energy=Summary(-3.0)), costing(theirs, energy=Summary(-2.0)), energy)
+    assert "beats" in said
+    assert said.endswith("at 50 % of the energy")
+
+
+def test_where_not_all_have_the_cost_it_is_macs_and_says_so():
+    energy = by_cost("energy")
+    said = judge(costing(found(), energy=Summary(3.0)), group(), energy)
+    assert said == judge(found(), group())
+    assert said.endswith("of the MACs")
+
+
+def test_macs_are_the_cost_where_nothing_is_said_and_events_stay_as_they_were():
+    assert by_cost("macs", "MACs") == ACCURACY
+    assert ACCURACY.to_json() == {"name": "accuracy", "unit": "%", "direction": "max"}
+    assert judged_by(**by_cost("energy", "mJ").to_json()) == by_cost("energy", "mJ")
+
+
+def drawn(*costs: float) -> list[Contestant]:
+    """Of a found network of cost 100."""
+    same = [Contestant("random, same cost", i, digits(i), cost) for i, cost in enumerate(costs)]
+    return [Contestant("found", 0, digits(9), 100.0), *same]
+
+
+@pytest.mark.parametrize(
+    ("costs", "said"),
+    [
+        (
+            (100.0, 125.0, 300.0),
+            "2 of the 3 networks called random, same cost are not within 10 % of the found one's params: none nearer "
+            "was drawn from the space, and they are 25.0 % to 200.0 % off",
+        ),
+        (
+            (44.0,),
+            "the network called random, same cost is not within 10 % of the found one's params: none nearer was drawn "
+            "from the space, and it is 56.0 % off",
+        ),
+        ((), "there is no random, same cost: no further network with known params was drawn from the space"),
+    ],
+)
+def test_random_networks_of_another_cost_are_said_to_be_so(costs, said):
+    assert unlike_in_cost(drawn(*costs), 3, by_cost("params").cost) == (said,)
+
+
+def test_of_random_networks_of_the_same_cost_and_of_none_that_were_asked_for_nothing_is_said():
+    assert unlike_in_cost(drawn(90.0, 110.0, 100.0), 3, ACCURACY.cost) == ()
+    assert unlike_in_cost(drawn(), 0, ACCURACY.cost) == ()
+
+
+def test_a_space_without_networks_of_that_cost_is_told_of():
+    """Digits of one place, priced by powers of four: each other one costs a quarter at most, or four times."""
+    price = lambda architecture: 4.0 ** sum(architecture.values())
+    contestants = draw_contestants(Digits(length=1), digits(2), price, number=1, seed=0)
+    (said,) = unlike_in_cost(contestants, 1, by_cost("energy").cost)
+    nearest = min((one.cost for one in contestants[1:2]), key=lambda cost: abs(cost - 16))
+    assert [one.cost for one in contestants if one.role == "random, same cost"] == [nearest]
+    assert said.endswith(f"and it is {abs(nearest - 16) / 16:.1%} off".replace("%", " %"))

@@ -10,7 +10,7 @@ No torch at import: reports are written without it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,7 +46,8 @@ class Column:
     metric: its name among a training's metrics. decimals: how many are printed. summary: what stands for several
     trainings. measure: gives it, and any metrics beside it; None where another column's does. ends: the metrics
     between which most of its values lie, and what these ends are. axis: its title in the plot against what networks
-    are judged by; without one it has no plot. key: its older name in result.json, where it stands there twice.
+    are judged by; without one it has no plot. key: its older name in result.json, where it stands there twice. noun:
+    what sentences call it, where that is not its title.
     """
 
     metric: str
@@ -58,6 +59,7 @@ class Column:
     ends: tuple[str, str, str] | None = None
     axis: str = ""
     key: str = ""
+    noun: str = ""
 
     def text(self, value: float | None) -> str:
         """A value as it is printed; "-" for none."""
@@ -94,6 +96,7 @@ COSTS: tuple[Column, ...] = (
         ends=_ENDS,
         axis="measured latency, ms",
         key="latency",
+        noun="measured latency",
     ),
 )
 """In the order of the tables."""
@@ -114,7 +117,7 @@ class Judged:
 
     of: what a difference is one of ("points of test accuracy"). better, worse, alike: what a network is. margin: two
     values are alike where their whole difference, with its 95 % interval, is below it; None for a hundredth of the
-    random networks' mean.
+    random networks' mean. cost: what they cost is compared by.
     """
 
     column: Column
@@ -125,6 +128,12 @@ class Judged:
     worse: str
     alike: str
     margin: float | None = None
+    cost: Column = COSTS[0]
+
+    @property
+    def costs(self) -> tuple[Column, ...]:
+        """What a table shows of a group's costs: the columns of all, and `cost` where it is none of them."""
+        return COSTS if self.cost.metric in [column.metric for column in COSTS] else (*COSTS, self.cost)
 
     @property
     def metric(self) -> str:
@@ -132,9 +141,11 @@ class Judged:
         return self.column.metric
 
     def to_json(self) -> dict[str, Any]:
-        """Name, unit and direction, which `judged_by` makes it from."""
+        """Name, unit and direction, and the cost where that is not MACs: `judged_by` makes it from these."""
         name = self.metric.removeprefix("test.")
-        return {"name": name, "unit": self.column.unit, "direction": self.direction}
+        cost = {"cost": {"name": self.cost.metric, "unit": self.cost.unit}}
+        plain = {"name": name, "unit": self.column.unit, "direction": self.direction}
+        return plain if self.cost.metric == "macs" else plain | cost
 
 
 AS_ACCURATE = 1.0
@@ -152,8 +163,22 @@ ACCURACY = Judged(
 )
 
 
-def judged_by(name: str, unit: str, direction: Literal["max", "min"]) -> Judged:
-    """What networks are judged by on a task whose first metric this is."""
+def judged_by(
+    name: str, unit: str, direction: Literal["max", "min"], cost: Mapping[str, str] | None = None
+) -> Judged:
+    """What networks are judged by on a task whose first metric this is. cost: name and unit of what they cost is
+    compared by; None for MACs."""
+    judged = _reached(name, unit, direction)
+    return judged if cost is None else replace(judged, cost=_cost(**cost))
+
+
+def _cost(name: str, unit: str) -> Column:
+    known = {column.metric: column for column in COSTS}
+    title = name if unit in ("", "1") else f"{name} {unit}"
+    return known[name] if name in known else Column(name, title, unit, decimals=4, noun=name)
+
+
+def _reached(name: str, unit: str, direction: Literal["max", "min"]) -> Judged:
     if (name, unit, direction) == ("accuracy", "%", "max"):
         return ACCURACY
     plain = unit in ("", "1")

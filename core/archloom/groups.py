@@ -129,7 +129,7 @@ def groups(results: Sequence[Mapping[str, Any]], by: Judged = ACCURACY) -> list[
         mine = [result for result in results if result["role"] == role]
         shown = [
             column
-            for column in (by.column, *columns.COSTS)
+            for column in (by.column, *by.costs)
             # one that was added since some of the trainings were made says nothing of the others
             if column is by.column or all(column.metric in result["metrics"] for result in mine)
         ]
@@ -180,12 +180,14 @@ def judge(found: Group, random: Group, by: Judged = ACCURACY) -> str:
 
     Accuracies, or what else networks are judged `by`, are told apart where the 95 % interval of their difference
     leaves out zero (Welch's, Student's t over networks); they are alike where it lies within the margin. Costs are
-    told apart where they differ by more than a tenth.
+    told apart where they differ by more than a tenth; by MACs where not all have the cost that they are judged by.
     """
-    gap, mine, theirs = _gap(found, random, by), found.metrics["macs"].value, random.metrics["macs"].value
-    ratio = mine / theirs if theirs else 1.0 + mine
+    gap = _gap(found, random, by)
+    known = all(by.cost.metric in group.metrics for group in (found, random))
+    cost = by.cost if known else ACCURACY.cost
+    ratio = _ratio(found.metrics[cost.metric].value, random.metrics[cost.metric].value)
     cheaper, dearer = ratio < 1 - SAME_COST, ratio > 1 + SAME_COST
-    percent = f"at {100 * ratio:.0f} % of the MACs"
+    percent = f"at {100 * ratio:.0f} % of the {cost.noun or cost.title}"
     signed = f"+.{by.column.decimals}f"
     difference = f"{gap:{signed}} {by.of}"
     role = random.role if random.networks > 1 else f"{random.role} (a single network)"
@@ -210,6 +212,13 @@ def judge(found: Group, random: Group, by: Judged = ACCURACY) -> str:
     else:
         word = unlike
     return f"the found network {word}: {told}"
+
+
+def _ratio(mine: float, theirs: float) -> float:
+    """Below 1 where mine is the smaller, whatever the signs."""
+    if theirs > 0:
+        return mine / theirs
+    return 1.0 + (mine - theirs) / (abs(theirs) or 1.0)
 
 
 def _costs(cheaper: bool, dearer: bool) -> str:

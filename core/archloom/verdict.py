@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,9 @@ from typing import Any, Literal
 from torch import nn
 
 from .architecture import Architecture
-from .columns import Judged, Tested, costs_of, judged_by
+from .columns import Column, Judged, Tested, costs_of, judged_by
 from .groups import SAME_COST, Failure, Group, Summary, groups, judge, sentences
-from .metrics import scoring_of
+from .metrics import Metric, scoring_of
 from .model import Model, assemble
 from .randomness import derive_seed, python_rng
 from .run import load_checkpoint
@@ -37,6 +37,7 @@ __all__ = [
     "judged",
     "sentences",
     "train_and_test",
+    "unlike_in_cost",
 ]
 
 Role = Literal["found", "random, same cost", "random, any cost"]
@@ -44,11 +45,13 @@ Role = Literal["found", "random, same cost", "random, any cost"]
 
 @dataclass(frozen=True)
 class Contestant:
-    """A network that is trained from scratch for the verdict."""
+    """A network that is trained from scratch for the verdict. cost: by the metric that they are drawn by; None where
+    it cannot be had."""
 
     role: Role
     index: int
     architecture: Architecture
+    cost: float | None = None
 
 
 def draw_contestants(
@@ -66,30 +69,59 @@ def draw_contestants(
     nearest ones. All differ from the found one and from each other. One whose cost cannot be had, since it cannot be
     built, is never of about the same cost.
     """
+
+    def priced(architecture: Architecture) -> float | None:
+        try:
+            return cost(architecture)
+        except Exception as error:  # a stranger's space may raise anything, and any network may be drawn
+            logger.warning("no cost of %s: %s: %s", architecture, type(error).__name__, error)
+            return None
+
     rng = python_rng(seed, "verdict")
     target = cost(found)
     anywhere: list[Architecture] = []
-    near: list[tuple[float, Architecture]] = []
+    near: list[tuple[float, Architecture, float]] = []
     for candidate in distinct(space, rng, draws=draws, feasible=lambda drawn: drawn != found):
-        if sum(gap <= SAME_COST for gap, _ in near) >= number and len(anywhere) >= number:
+        if sum(gap <= SAME_COST for gap, *_ in near) >= number and len(anywhere) >= number:
             break
         if len(anywhere) < number:
             anywhere.append(candidate)
             continue
-        try:
-            price = cost(candidate)
-        except Exception as error:  # a stranger's space may raise anything, and any network may be drawn
-            logger.warning("no cost of %s: %s: %s", candidate, type(error).__name__, error)
-            continue
-        near.append((_gap(price, target), candidate))
-    within = [candidate for gap, candidate in near if gap <= SAME_COST]
-    nearest = [candidate for _, candidate in sorted(near, key=lambda pair: pair[0])]
+        price = priced(candidate)
+        if price is not None:
+            near.append((_gap(price, target), candidate, price))
+    within = [drawn for drawn in near if drawn[0] <= SAME_COST]
+    nearest = sorted(near, key=lambda drawn: drawn[0])
     same = within[:number] if len(within) >= number else nearest[:number]
     return [
-        Contestant("found", 0, found),
-        *(Contestant("random, same cost", i, a) for i, a in enumerate(same)),
-        *(Contestant("random, any cost", i, a) for i, a in enumerate(anywhere)),
+        Contestant("found", 0, found, target),
+        *(Contestant("random, same cost", i, a, price) for i, (_, a, price) in enumerate(same)),
+        *(Contestant("random, any cost", i, a, priced(a)) for i, a in enumerate(anywhere)),
     ]
+
+
+def unlike_in_cost(contestants: Sequence[Contestant], number: int, cost: Column) -> tuple[str, ...]:
+    """What a verdict says besides where fewer than `number` random networks are within `SAME_COST` of the found one's
+    cost: how far the others are. Nothing where all are."""
+    target = next(one.cost for one in contestants if one.role == "found")
+    prices = [one.cost for one in contestants if one.role == "random, same cost"]
+    noun, border = cost.noun or cost.title, f"{100 * SAME_COST:.0f} %"
+    if number and not prices:
+        return (
+            f"there is no random, same cost: no further network with known {noun} was drawn from the space",
+        )
+    gaps = [_gap(price, target) for price in prices if price is not None and target is not None]
+    far = sorted(gap for gap in gaps if gap > SAME_COST)
+    if not far:
+        return ()
+    one = len(far) == 1
+    which = f"{len(far)} of the {len(prices)} networks" if len(prices) > 1 else "the network"
+    ends = dict.fromkeys(f"{100 * gap:.1f} %" for gap in (far[0], far[-1]) if math.isfinite(gap))
+    off = f", and {'it is' if one else 'they are'} {' to '.join(ends)} off" if ends else ""
+    return (
+        f"{which} called random, same cost {'is' if one else 'are'} not within {border} of the found one's {noun}: "
+        f"none nearer was drawn from the space{off}",
+    )
 
 
 def train_from_scratch(
@@ -125,10 +157,11 @@ def train_from_scratch(
     return model
 
 
-def judged(task: Task) -> Judged:
-    """What the networks of a verdict are judged by: the task's first metric."""
+def judged(task: Task, cost: Metric | None = None) -> Judged:
+    """What the networks of a verdict are judged by: the task's first metric, and their `cost`, by default MACs."""
     metric = scoring_of(task).metrics[0]
-    return judged_by(metric.name, metric.unit, metric.direction)
+    by = None if cost is None else {"name": cost.name, "unit": cost.unit}
+    return judged_by(metric.name, metric.unit, metric.direction, by)
 
 
 def _gap(price: float, target: float) -> float:

@@ -163,14 +163,12 @@ def _print_result(result: Any) -> None:
 
 def _group_table(result: Any) -> Any:
     """The groups of a verdict, by the columns of the verdict."""
-    from ..columns import COSTS
-
-    main = result.judged.column
-    heads = [main.title, "spread", *(column.title for column in COSTS)]
+    main, shown = result.judged.column, result.judged.costs
+    heads = [main.title, "spread", *(column.title for column in shown)]
     table = make_table("", "networks", "trainings", *heads, title="trained from scratch")
     for group in result.groups:
         reached = [main.text(group.value(main.metric)), main.text(group.metrics[main.metric].spread)]
-        costs = [column.text(group.value(column.metric)) for column in COSTS]
+        costs = [column.text(group.value(column.metric)) for column in shown]
         table.add_row(group.role, str(group.networks), str(group.trainings), *reached, *costs)
     for failure in result.failures:
         table.add_row(f"{failure.role} {failure.index}, seed {failure.seed}", "-", "failed", "-", "-")

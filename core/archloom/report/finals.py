@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import columns
 from ..architecture import Architecture
-from ..columns import Column
+from ..columns import Column, Judged
 from ..groups import Group
 from .markup import (
     BLUE,
@@ -64,7 +64,7 @@ def verdict_section(story: Story) -> str:
     parts.append("</div>")
     parts.append(f'<p class="note">{_LEGEND}</p>')
     if story.finished and story.result is not None:
-        parts.append(_group_table(story.result["groups"], story.judged.column))
+        parts.append(_group_table(story.result["groups"], story.judged))
     parts.append(_network_table(story))
     return section("Verdict: trained from scratch", *parts)
 
@@ -129,8 +129,9 @@ def _race(networks: Sequence[Network], cost: Column, main: Column) -> str:
     return plot(title, data, xaxis=axis(cost.axis), yaxis=axis(main.axis))
 
 
-def _group_table(entries: Sequence[Mapping[str, Any]], main: Column) -> str:
+def _group_table(entries: Sequence[Mapping[str, Any]], by: Judged) -> str:
     """entries: the groups, as result.json has them."""
+    main = by.column
     rows, groups = [], [Group.from_json(entry) for entry in entries]
     for group in groups:
         value = group.metrics[main.metric].value
@@ -139,7 +140,7 @@ def _group_table(entries: Sequence[Mapping[str, Any]], main: Column) -> str:
         )
         cells = [group.role, str(group.networks), str(group.trainings), main.text(value)]
         cells += [main.text(group.metrics[main.metric].spread), gap]
-        cells += [column.text(group.value(column.metric)) for column in columns.COSTS]
+        cells += [column.text(group.value(column.metric)) for column in by.costs]
         rows.append([escaped(cell) for cell in cells])
     head = [
         "group",
@@ -149,7 +150,7 @@ def _group_table(entries: Sequence[Mapping[str, Any]], main: Column) -> str:
         "spread over trainings",
         "found minus this",
     ]
-    return table([escaped(cell) for cell in [*head, *(column.title for column in columns.COSTS)]], rows)
+    return table([escaped(cell) for cell in [*head, *(column.title for column in by.costs)]], rows)
 
 
 def _network_table(story: Story) -> str:

@@ -133,7 +133,9 @@ class Story:
         """What the networks of the verdict are judged by."""
         verdicts = self.of("verdict")
         metric = verdicts[-1].get("metric") if verdicts else None
-        return ACCURACY if metric is None else judged_by(metric["name"], metric["unit"], metric["direction"])
+        if metric is None:
+            return ACCURACY
+        return judged_by(metric["name"], metric["unit"], metric["direction"], metric.get("cost"))
 
     @cached_property
     def objectives(self) -> list[Objective]:

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ..architecture import Architecture
-from ..columns import Judged
+from ..columns import ACCURACY, COSTS, Judged
 from ..errors import RunError
 from ..randomness import derive_seed
 from ..ranks import Ranks
@@ -34,10 +34,14 @@ from ..verdict import (
     judged,
     train_and_test,
     train_from_scratch,
+    unlike_in_cost,
 )
 from .making import Notify
 
 logger = logging.getLogger("archloom")
+
+PLAIN = ACCURACY.to_json()
+"""What networks are judged by where a `verdict` event does not say."""
 
 FAILED = "final failed"
 """The event of a training that ended with an error."""
@@ -70,10 +74,11 @@ class Finals:
     @property
     def judged(self) -> Judged:
         """What the networks are judged by."""
-        return judged(self.resolved.data)
+        return judged(self.resolved.data, self.resolved.metrics.get(self.resolved.config.verdict.cost))
 
-    def hold(self, found: Architecture) -> tuple[list[Group], list[Failure]]:
-        """Train all contestants that this run has not trained yet; what those of each role reached, and what failed.
+    def hold(self, found: Architecture) -> tuple[list[Group], list[Failure], tuple[str, ...]]:
+        """Train all contestants that this run has not trained yet; what those of each role reached, what failed, and
+        what is to be said of how they were drawn.
 
         A contestant that cannot be built, measured or trained is a failure with its reason, and the others go on;
         with `strict` its error ends the verdict. The weights of the found one's first training are copied into the
@@ -87,7 +92,11 @@ class Finals:
         for name, (contestant, number) in wanted.items():
             if name not in done and name not in failed:
                 self._train(name, contestant, number)
-        results = [event for event in self.run.log.of("final") if event["name"] in wanted]
+        results = [
+            self._with_cost(event, wanted[event["name"]][0])
+            for event in self.run.log.of("final")
+            if event["name"] in wanted
+        ]
         reached = {event["name"] for event in results}
         failures = {
             event["name"]: Failure.from_json(event)
@@ -97,17 +106,28 @@ class Finals:
         first = self._name(contestants[0], 0)
         if first in reached:
             self._copy_weights(first, contestants[0])
-        return groups(results, self.judged), list(failures.values())
+        apart = unlike_in_cost(contestants, self.resolved.config.verdict.random, self.judged.cost)
+        return groups(results, self.judged), list(failures.values()), apart
+
+    def _with_cost(self, event: Mapping[str, Any], contestant: Contestant) -> Mapping[str, Any]:
+        """A `final` event, and the cost that the contestant was drawn by where a training does not measure it."""
+        metric = self.judged.cost.metric
+        if contestant.cost is None or metric in [column.metric for column in COSTS]:
+            return event
+        return {**event, "metrics": {**event["metrics"], metric: contestant.cost}}
 
     def none(self) -> None:
         """Record that nothing is trained, whatever an earlier verdict of this run was."""
         self._announce([])
 
     def _announce(self, names: list[str]) -> None:
-        """Which trainings the verdict is made of; not said twice."""
-        said: list[list[str]] = [event["names"] for event in self.run.log.of("verdict")]
-        if names != (said[-1] if said else []):
-            self.run.log.append({"event": "verdict", "names": names, "metric": self.judged.to_json()})
+        """Which trainings the verdict is made of, and what they are judged by; not said twice."""
+        said = [(event["names"], event.get("metric") or PLAIN) for event in self.run.log.of("verdict")]
+        if not names and not (said and said[-1][0]):
+            return
+        metric = self.judged.to_json()
+        if not said or said[-1] != (names, metric):
+            self.run.log.append({"event": "verdict", "names": names, "metric": metric})
 
     def _draw(self, found: Architecture) -> list[Contestant]:
         r, verdict = self.resolved, self.resolved.config.verdict

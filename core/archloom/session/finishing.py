@@ -158,7 +158,7 @@ def _extended(
     if not r.config.verdict.seeds:
         finals.none()
         return result
-    nothing: tuple[list[Group], list[Failure]] = ([], [])
-    told, failures = after.attempt("the verdict", lambda: finals.hold(found.architecture), nothing)
-    said = sentences(told, failures, finals.judged)
+    nothing: tuple[list[Group], list[Failure], tuple[str, ...]] = ([], [], ())
+    told, failures, apart = after.attempt("the verdict", lambda: finals.hold(found.architecture), nothing)
+    said = (*sentences(told, failures, finals.judged), *apart)
     return replace(result, groups=tuple(told), failures=tuple(failures), verdict=said, judged=finals.judged)
