@@ -20,8 +20,9 @@ import archloom
 import toys
 from archloom.config import parse_config
 from archloom.defaults import executor_of
-from archloom.errors import ConfigError, PluginError, RunError, UnknownName
+from archloom.errors import ConfigError, PluginError, RunError, SpaceError, UnknownName
 from archloom.measuring import Here
+from archloom.plugins import Host
 from archloom.recording import Recorded, shared
 from archloom.resolve import completed, resolve
 from archloom.session.opening import read_stored
@@ -168,7 +169,9 @@ def test_an_executor_that_lacks_a_verb_is_refused_with_its_name(tmp_path):
         def register_executors(self, register: Any) -> None:
             register("mute", lambda measure: object())
 
-    with pytest.raises(ConfigError, match="executor 'mute' lacks one of: workers, submit, close"):
+    with pytest.raises(
+        PluginError, match="executor 'mute' of .* lacks workers, submit, close; an executor has"
+    ):
         archloom.search(toys.config(executor="mute"), tmp_path / "run", host=toys.host(Plugin()))
 
 
@@ -273,6 +276,153 @@ def test_a_damaged_value_is_said_to_whoever_asks(tmp_path):
     (tmp_path / "recorded" / "t.json").write_text("{")
     with shared(tmp_path) as recorded, pytest.raises(RunError, match=r"t\.json is damaged; delete it"):
         recorded("t", lambda: 0)
+
+
+# -- what a stranger gets wrong -------------------------------------------------------------------------
+
+BROKEN = """
+from concurrent.futures import Future
+
+import archloom
+
+
+class Pool:
+    def __init__(self, measure, *, wrong: str = "") -> None:
+        self.measure, self.workers, self.wrong = measure, 1, wrong
+        if wrong == "constructor raises":
+            raise RuntimeError("no cluster here")
+        if wrong == "no workers":
+            del self.workers
+        elif wrong.startswith("workers = "):
+            self.workers = eval(wrong.removeprefix("workers = "))
+
+    def submit(self, architecture, seed):
+        if self.wrong == "submit raises":
+            raise OSError("the queue is full")
+        outcome, future = self.measure(architecture, seed), Future()
+        if self.wrong in ("none", "outcome"):
+            return None if self.wrong == "none" else outcome
+        if self.wrong == "cancelled":
+            future.cancel()
+        elif self.wrong == "future raises":
+            future.set_exception(OSError("the node is gone"))
+        else:
+            future.set_result(None if self.wrong == "future of none" else outcome)
+        return future
+
+    def close(self):
+        if self.wrong == "close raises":
+            raise OSError("the queue does not answer")
+
+
+@archloom.hookimpl
+def register_executors(register):
+    register("pool", Pool)
+"""
+
+
+def pooled(folder: Path, **changes: Any) -> tuple[dict[str, Any], Host]:
+    """A configuration whose executor is the file's, and the plugins with that file."""
+    plugin = folder / "pool.py"
+    plugin.write_text(BROKEN, encoding="utf-8")
+    host = Host([plugin])
+    host.add(toys.ToyPlugin(), "toys", "the toys", "-")
+    return toys.config(plugins=[str(plugin)], **changes), host
+
+
+MUST = "it must give a concurrent.futures.Future of an archloom.Outcome"
+SAID = {
+    "none": f"gave a NoneType from submit; {MUST}",
+    "outcome": f"gave an Outcome from submit; {MUST}",
+    "future of none": f"gave a Future of a NoneType from submit; {MUST}",
+    "cancelled": "cancelled a future that the search waits for",
+    "submit raises": "raised OSError from submit: the queue is full",
+    "future raises": "raised OSError in the future of a measurement: the node is gone",
+    "constructor raises": "raised RuntimeError as it was made: no cluster here",
+    "no workers": "lacks workers; an executor has workers, submit and close",
+    "workers = 0": "has workers = 0; ",
+    "workers = True": "has workers = True; ",
+    "workers = 1.5": "has workers = 1.5; ",
+}
+
+
+@pytest.mark.parametrize("wrong", SAID)
+def test_what_is_wrong_with_an_executor_is_said_with_its_name_and_the_run_goes_on_without_it(tmp_path, wrong):
+    config, host = pooled(tmp_path, executor={"type": "pool", "wrong": wrong})
+    run = tmp_path / "run"
+    with pytest.raises(PluginError) as said:
+        archloom.search(config, run, host=host)
+    assert str(said.value).startswith(f"executor 'pool' of file pool.py {SAID[wrong]}")
+    assert f"go on with: archloom resume {run}" in str(said.value)
+    if wrong in ("future raises", "workers = 0"):
+        assert len(archloom.resume(run, overrides=("executor=here",), host=host).trials) == 6
+
+
+def test_what_is_no_future_is_refused_before_it_is_waited_for(tmp_path):
+    config, host = pooled(tmp_path, executor={"type": "pool", "wrong": "none"}, order="completion", window=2)
+    with pytest.raises(PluginError, match="executor 'pool' of file pool.py gave a NoneType from submit"):
+        archloom.search(config, tmp_path / "run", host=host)
+
+
+def test_an_executor_that_cannot_be_closed_costs_a_warning_and_no_result(tmp_path, caplog):
+    config, host = pooled(tmp_path, executor={"type": "pool", "wrong": "close raises"})
+    result = archloom.search(config, tmp_path / "run", host=host)
+    assert len(result.trials) == 6
+    assert (tmp_path / "run" / "result.json").exists()
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warned == [
+        "executor 'pool' of file pool.py raised OSError from close: the queue does not answer. What it measured is "
+        "kept; it may have left processes"
+    ]
+
+
+class Explodes(toys.Additive):
+    """Its estimates raise what they are told to."""
+
+    raises: type[BaseException] = ValueError
+
+    def estimate(self, architecture: Any, context: Any) -> Any:
+        raise self.raises("no data")
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_what_a_strict_estimator_raises_and_ctrl_c_pass_an_executor_as_they_are(tmp_path, kind):
+    class Plugin:
+        @archloom.hookimpl
+        def register_estimators(self, register: Any) -> None:
+            register("explodes", type("Explodes", (Explodes,), {"raises": kind}))
+
+    config, host = pooled(tmp_path, executor="pool", estimators=["explodes"], strict=True)
+    host.add(Plugin(), "explodes", "explodes", "-")
+    with pytest.raises(kind, match="no data"):
+        archloom.search(config, tmp_path / "run", host=host)
+
+
+def test_what_a_space_s_rule_raises_is_the_space_s_and_not_the_executor_s(tmp_path):
+    class Ruled(toys.Digits):
+        def violations(self, architecture: Any) -> list[str]:
+            if sum(architecture.values()):  # that of zeros is looked at before the search
+                raise KeyError("d9")
+            return []
+
+    class Plugin:
+        @archloom.hookimpl
+        def register_search_spaces(self, register: Any) -> None:
+            register("ruled", Ruled)
+
+    config, host = pooled(tmp_path, executor="pool", space="ruled")
+    host.add(Plugin(), "ruled", "ruled", "-")
+    with pytest.raises(SpaceError, match="class Ruled raised KeyError from violations of .*: 'd9'"):
+        archloom.search(config, tmp_path / "run", host=host)
+
+
+def test_an_option_workers_of_any_executor_is_at_least_one(tmp_path):
+    config = toys.config(executor={"type": "crowd", "workers": 0})
+    with pytest.raises(
+        ConfigError, match=r"executor 'crowd': option 'workers' = 0: .*greater than or equal to 1"
+    ):
+        archloom.search(config, tmp_path / "run", host=toys.host(Crowds()))
+    assert not (tmp_path / "run").exists()
 
 
 # -- a stranger's ---------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from .architecture import Architecture
 from .errors import RunError, SearchError, SpaceError, called, shown
 from .estimator import FULL, Fidelity
 from .history import check_history
-from .measuring import Executor, Outcome
+from .measuring import Asking, Executor, Outcome
 from .objective import Constraint, Objective, exact
 from .randomness import derive_seed
 from .run import EventLog
@@ -59,7 +59,8 @@ class _Open:
 class Search:
     """Proposals, measurements and deliveries of one search, resumable from its log.
 
-    equal_once: architectures of one canonical form get one result, as the same architecture does.
+    equal_once: architectures of one canonical form get one result, as the same architecture does. strict: what
+    measuring raises ends the search as it is.
     """
 
     def __init__(
@@ -79,8 +80,9 @@ class Search:
         spent_seconds: float = 0.0,
         spent_epochs: float = 0.0,
         equal_once: bool = False,
+        strict: bool = False,
     ) -> None:
-        self.space, self.strategy, self.executor = space, strategy, executor
+        self.space, self.strategy, self._asking = space, strategy, Asking(executor, strict)
         self.objectives, self.limits, self.constraints = objectives, limits, constraints
         self.seed, self.log, self.order, self.window, self.notify = seed, log, order, window, notify
         self._equal_once = equal_once
@@ -213,7 +215,7 @@ class Search:
             fidelity = Fidelity(entry.fidelity, entry.since)
             # an executor that knows no fidelity need not, as long as all are full
             more = () if fidelity == FULL else (fidelity,)
-            entry.future = self.executor.submit(entry.architecture, entry.seed, *more)
+            entry.future = self._asking.submit(entry.architecture, entry.seed, *more)
 
     def _key(self, one: _Open | Trial) -> _Key:
         form = canonical(self.space, one.architecture) if self._equal_once else one.architecture
@@ -282,8 +284,8 @@ class Search:
                 source=entry.source,
                 cost={"seconds": 0.0, "epochs": 0.0},
             )
-        assert entry.future is not None
-        outcome = entry.future.result()
+        assert entry.future is not None, "an entry without a source was submitted"
+        outcome = self._asking.outcome(entry.future)
         scores = tuple(o.score(outcome.metrics) for o in self.objectives) if outcome.status == "ok" else None
         return Trial(
             entry.number,

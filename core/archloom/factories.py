@@ -173,9 +173,10 @@ class Entry:
         except SpaceError as error:
             raise SpaceError(f"{self.kind} '{self.name}' of {self.distribution}: {error}") from error
         _check_words(f"{self.kind} '{self.name}' of {self.distribution}", self.kind, made)
-        if self.kind in ("strategy", "estimator"):
+        if self.kind in ("strategy", "estimator", "executor"):
+            of = f" of {self.distribution}" if self.kind == "executor" else ""
             with contextlib.suppress(AttributeError, TypeError):  # an object that takes no attribute
-                made.registered_as = f"{self.kind} '{self.name}'"
+                made.registered_as = f"{self.kind} '{self.name}'{of}"
         return made
 
     def complete(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,9 +307,10 @@ def _trouble(kind: Kind, parameter: inspect.Parameter) -> str:
 
 def _schema(kind: Kind, name: str, options: Sequence[Option], where: str) -> type[BaseModel]:
     """What checks the options. The fields' own names are out of the way of pydantic's ('schema', 'copy')."""
+    workers = lambda option: kind == "executor" and option.name == "workers" and option.annotation is int
     fields: dict[str, Any] = {
         f"option_{option.name}": (
-            _numbers(option.annotation),
+            _numbers(Annotated[int, Field(ge=1)] if workers(option) else option.annotation),
             Field(... if option.required else option.default, alias=option.name),
         )
         for option in options

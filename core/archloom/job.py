@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ from threading import Lock
 from typing import Any, Generic, TypeVar
 
 from .config import parse_config
-from .errors import ConfigError
-from .measuring import Executor, Measurer
+from .errors import ArchloomError, PluginError
+from .measuring import Executor, Measurer, trouble
 from .plugins import Host
 from .processes import end_with_the_parent
 from .ranks import Ranks
 from .recording import shared
 from .resolve import Maker, Resolved, resolve
 from .strategy import Recorded
+
+logger = logging.getLogger("archloom")
 
 Made = TypeVar("Made")
 
@@ -95,8 +98,25 @@ def opened(
     with ExitStack() as until_the_end:
         if "job" in entry.injected:
             available["job"] = job(until_the_end.enter_context(shared(folder)))
-        executor = maker(**available)
-        if not isinstance(executor, Executor):
-            raise ConfigError(f"executor '{entry.name}' lacks one of: workers, submit, close")
-        until_the_end.callback(executor.close)
+        where = f"executor '{entry.name}' of {entry.distribution}"
+        try:
+            executor = maker(**available)
+        except ArchloomError:
+            raise
+        except Exception as error:
+            raise PluginError(f"{where} raised {type(error).__name__} as it was made: {error}") from error
+        if callable(getattr(executor, "close", None)):
+            until_the_end.callback(_close, executor, where)
+        if problem := trouble(executor):
+            raise PluginError(f"{where} {problem}")
         yield executor
+
+
+def _close(executor: Executor, where: str) -> None:
+    try:
+        executor.close()
+    except Exception as error:  # what was measured is there, and what ended the block is the one to be told
+        logger.warning(
+            "%s raised %s from close: %s. What it measured is kept; it may have left processes",
+            *(where, type(error).__name__, error),
+        )

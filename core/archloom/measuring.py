@@ -7,12 +7,12 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from .architecture import Architecture
-from .errors import SearchError
+from .errors import ArchloomError, PluginError, SearchError, called
 from .estimator import FULL, Context, Estimator, Fidelity
 from .objective import Constraint, exact
 from .space import SearchSpace, violations
@@ -128,6 +128,80 @@ class Executor(Protocol):
     def submit(self, architecture: Architecture, seed: int, fidelity: Fidelity = FULL) -> Future[Outcome]: ...
 
     def close(self) -> None: ...
+
+
+def trouble(executor: Any) -> str:
+    """What an executor lacks, as the end of a sentence that begins with its name; empty where it is whole."""
+    lacking = [name for name in ("submit", "close") if not callable(getattr(executor, name, None))]
+    if not hasattr(executor, "workers"):
+        lacking.insert(0, "workers")
+    if lacking:
+        return f"lacks {', '.join(lacking)}; an executor has workers, submit and close"
+    workers = executor.workers
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+        return f"has workers = {workers!r}; it is how many measurements are made at once, a whole number of at least 1"
+    return ""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Asks an executor, and checks what it gives: a PluginError with its name where that is no measurement.
+
+    strict: what a measurement raises ends the search, so an exception need not be the executor's own.
+    """
+
+    executor: Executor
+    strict: bool = False
+
+    def submit(self, *measurement: Any) -> Future[Outcome]:
+        """The executor's future for the arguments of its `submit`."""
+        try:
+            future: Any = self.executor.submit(*measurement)
+        except Exception as error:
+            if self._passes(error):
+                raise
+            raise self._broken(error, "from submit") from error
+        if not isinstance(future, Future):
+            raise PluginError(
+                f"{called(self.executor)} gave {_kind(future)} from submit; it must give {_FUTURE}"
+            )
+        return future
+
+    def outcome(self, future: Future[Outcome]) -> Outcome:
+        """What is in a future that `submit` gave; it is waited for."""
+        try:
+            outcome: Any = future.result()
+        except CancelledError as error:
+            raise PluginError(
+                f"{called(self.executor)} cancelled a future that the search waits for; only close may cancel"
+            ) from error
+        except Exception as error:
+            if self._passes(error):
+                raise
+            raise self._broken(error, "in the future of a measurement") from error
+        if not isinstance(outcome, Outcome):
+            raise PluginError(
+                f"{called(self.executor)} gave a Future of {_kind(outcome)} from submit; it must give "
+                f"{_FUTURE}"
+            )
+        return outcome
+
+    def _passes(self, error: Exception) -> bool:
+        return self.strict or isinstance(error, ArchloomError)
+
+    def _broken(self, error: Exception, where: str) -> PluginError:
+        return PluginError(
+            f"{called(self.executor)} raised {type(error).__name__} {where}: {error}. It must give {_FUTURE}, whose "
+            "status is 'failed' where a measurement is lost"
+        )
+
+
+def _kind(thing: Any) -> str:
+    name = type(thing).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+_FUTURE = "a concurrent.futures.Future of an archloom.Outcome"
 
 
 class Here:

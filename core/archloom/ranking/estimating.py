@@ -19,7 +19,7 @@ from ..architecture import Architecture
 from ..errors import ConfigError
 from ..estimator import FULL, Context, Estimator, Fidelity
 from ..job import Job, opened
-from ..measuring import Executor, Here, Outcome, Watch, unwatched
+from ..measuring import Asking, Executor, Here, Outcome, Watch, unwatched
 from ..plugins import Host
 from ..strategy import Recorded
 from .config import parse_rank
@@ -57,13 +57,14 @@ def estimates(
     if not networks:
         return
     with _executor_of(plan, predictor, context, folder) as executor:
+        asking = Asking(executor)
         open_ones: deque[Future[Outcome]] = deque()
         for architecture in networks:
-            open_ones.append(executor.submit(architecture, context.seed, FULL))
+            open_ones.append(asking.submit(architecture, context.seed, FULL))
             if len(open_ones) >= executor.workers:
-                yield open_ones.popleft().result()
+                yield asking.outcome(open_ones.popleft())
         while open_ones:
-            yield open_ones.popleft().result()
+            yield asking.outcome(open_ones.popleft())
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from ..engine import Limits, Search
+from ..errors import PluginError
 from ..estimator import Context
 from ..job import measuring, opened
 from ..measuring import Executor
@@ -39,14 +41,20 @@ def executor_of(r: Resolved, context: Context, folder: Path) -> Iterator[Executo
     """Who measures inside the block, for the run in `folder`: the configured executor."""
     threads = r.config.threads or max(1, torch.get_num_threads() // r.config.at_once)
     job = lambda recorded: measuring(r, folder, recorded, threads)
-    with opened(r.executor, r.measurer(context), folder, job) as executor:
-        if executor.workers > r.config.open_trials:
-            logger.warning(
-                "executor '%s' can make %d measurements at once, and at most %d trials are open: a larger 'window' "
-                "would use it, in another search",
-                *(r.executor.entry.name, executor.workers, r.config.open_trials),
-            )
-        yield executor
+    try:
+        with opened(r.executor, r.measurer(context), folder, job) as executor:
+            if executor.workers > r.config.open_trials:
+                logger.warning(
+                    "executor '%s' can make %d measurements at once, and at most %d trials are open: a larger "
+                    "'window' would use it, in another search",
+                    *(r.executor.entry.name, executor.workers, r.config.open_trials),
+                )
+            yield executor
+    except PluginError as error:
+        raise PluginError(
+            f"{error}. What was done is kept; go on with: archloom resume {shlex.quote(str(folder))} (a mended plugin "
+            "file is named with --plugin)"
+        ) from error
 
 
 def make_loop(
@@ -83,4 +91,5 @@ def make_loop(
         spent_seconds=max((event["active"] for event in log.events if "active" in event), default=0.0),
         spent_epochs=epochs,
         equal_once=config.canonical,
+        strict=config.strict,
     )

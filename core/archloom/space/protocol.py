@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from ..architecture import Architecture, Choice
-from ..errors import ConfigError
+from ..errors import ArchloomError, ConfigError, SpaceError, called, shown
 from ..graphs import typed
 
 if TYPE_CHECKING:
@@ -155,9 +155,17 @@ def weight_formats(space: SearchSpace, architecture: Architecture) -> tuple[Weig
 
 
 def violations(space: SearchSpace, architecture: Architecture) -> list[str]:
-    """What the space itself forbids about `architecture`, as sentences; empty where nothing."""
+    """What the space itself forbids about `architecture`, as sentences; empty where nothing. A SpaceError where the
+    space's rule raises anything."""
     rule = getattr(space, "violations", None)
-    return list(rule(architecture)) if rule else []
+    try:
+        return list(rule(architecture)) if rule else []
+    except ArchloomError:
+        raise
+    except Exception as error:
+        raise SpaceError(
+            f"{called(space)} raised {type(error).__name__} from violations of {shown(str(architecture))}: {error}"
+        ) from error
 
 
 def input_shape(space: SearchSpace, architecture: Architecture, task: Task) -> tuple[int, ...]:

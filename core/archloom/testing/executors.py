@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 from ..architecture import Architecture
 from ..config import parse_config
+from ..errors import PluginError
 from ..estimator import FULL, Fidelity
 from ..job import measuring
-from ..measuring import Executor, Measurer, Outcome
+from ..measuring import Asking, Measurer, Outcome, trouble
 from ..plugins import Host
 from ..recording import shared
 from ..resolve import resolve
@@ -40,8 +41,10 @@ class _Opened:
         return self.submit(does, number, seed, fidelity).result(PATIENCE)
 
     def submit(self, does: str, number: int = 0, seed: int = 5, fidelity: Fidelity = FULL) -> Future[Outcome]:
-        future: Future[Outcome] = self.executor.submit(behaviour(does, number), seed, fidelity)
-        return future
+        try:
+            return Asking(self.executor, strict=True).submit(behaviour(does, number), seed, fidelity)
+        except PluginError as error:
+            raise AssertionError(str(error)) from error
 
     def begun(self, does: str, number: int) -> int:
         """How often the measuring of this began."""
@@ -112,12 +115,8 @@ class ExecutorContract(Contract):
 
     def test_it_can_be_asked_and_closed(self) -> None:
         one = self._shared()
-        require(isinstance(one.executor, Executor), "an executor has `workers`, `submit` and `close`")
-        workers = one.executor.workers
-        require(
-            isinstance(workers, int) and workers >= 1,
-            f"workers = {workers!r} is how many measurements it makes at once, at least 1",
-        )
+        problem = trouble(one.executor)
+        require(not problem, f"the executor {problem}")
 
     def test_each_submission_has_its_own_result_as_measured_here(self) -> None:
         one = self._shared()
