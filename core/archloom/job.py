@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -116,7 +117,10 @@ def _close(executor: Executor, where: str) -> None:
     try:
         executor.close()
     except Exception as error:  # what was measured is there, and what ended the block is the one to be told
-        logger.warning(
-            "%s raised %s from close: %s. What it measured is kept; it may have left processes",
-            *(where, type(error).__name__, error),
+        told = (
+            f"{where} raised {type(error).__name__} from close: {error}. What it measured is kept; it may have left "
+            "processes"
         )
+        logger.warning(told)
+        with suppress(Exception):  # where warnings are errors, or cannot be shown: it is in log.txt
+            warnings.warn(told, stacklevel=2)

@@ -52,8 +52,8 @@ def executor_of(r: Resolved, context: Context, folder: Path) -> Iterator[Executo
             yield executor
     except PluginError as error:
         raise PluginError(
-            f"{error}. What was done is kept; go on with: archloom resume {shlex.quote(str(folder))} (a mended plugin "
-            "file is named with --plugin)"
+            f"{error}. What was done is kept; go on with: archloom resume {shlex.quote(str(folder))}, or, with another "
+            "executor, add --set executor=NAME"
         ) from error
 
 
