@@ -1,7 +1,13 @@
 """What holds for all tests."""
 
+import os
+
 import pytest
 import torch
+
+# A pipe has no width: the consoles decide that once, when they are made, and not as the first test has it
+os.environ.pop("COLUMNS", None)
+import archloom.console  # noqa: F401
 
 # The tests' networks are so small that threads cost more than they give, and on a busy machine, where threads
 # wait for one another, ten times more.

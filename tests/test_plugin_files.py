@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -280,12 +281,17 @@ def test_resuming_after_the_original_was_changed_goes_on_with_the_copy_and_says_
 
 
 def test_a_command_says_once_that_the_original_was_changed(home, tmp_path, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("archloom"), "propagate", False)  # as the command sets it
+    logger, heard = logging.getLogger("archloom"), logging.StreamHandler(io.StringIO())
+    monkeypatch.setattr(logger, "propagate", False)  # as the command sets it
     run = search(read_config(home / "config.yaml"), tmp_path / "run").folder
     (home / "sizes.py").write_text("WIDTHS = (8, 16)\n")
-    done = CliRunner().invoke(app, ["export", str(run), "--format", "safetensors", "--untrained"])
+    logger.addHandler(heard)
+    try:
+        done = CliRunner().invoke(app, ["export", str(run), "--format", "safetensors", "--untrained"])
+    finally:
+        logger.removeHandler(heard)
     assert done.exit_code == 0, done.output
-    assert done.output.count(f"{home / 'rungs.py'} was changed since") == 1
+    assert heard.stream.getvalue().count(f"{home / 'rungs.py'} was changed since") == 1
 
 
 def test_what_ran_here_is_written_down_once_for_this_user(home):

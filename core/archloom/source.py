@@ -266,12 +266,12 @@ def _refuse_export(folder: Path) -> None:
     if not isinstance(facts, Mapping):
         return
     own = facts.get("archloom")  # where a format has a config.json of its own, ours lies in it
-    kind = facts.get("kind")
     if isinstance(own, Mapping):
-        facts, kind = own, own.get("kind", "timm")
+        facts = own
     if str(facts.get("format")).startswith("archloom export"):
+        kind = f"format '{shown(str(facts['kind']))}'" if "kind" in facts else "another format"
         raise ConfigError(
-            f"the folder {folder} is an export of format '{shown(str(kind))}'; of exports, those of format safetensors "
+            f"the folder {folder} is an export of {kind}; of exports, those of format safetensors "
             "alone are sources. Name what was exported, or export that again with --format safetensors"
         )
 

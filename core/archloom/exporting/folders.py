@@ -82,7 +82,9 @@ def write_timm(
             network, facts["preprocessing"], label_names=list(trained.classes)
         ),
         "model_args": {"document": document},
-        "archloom": {key: facts[key] for key in ("format", "params", "macs", "metrics", "provenance")},
+        "archloom": {
+            key: facts[key] for key in ("format", "kind", "params", "macs", "metrics", "provenance")
+        },
     }
     path.with_name("config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     with following("a folder for timm"):
